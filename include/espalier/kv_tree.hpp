@@ -1,0 +1,112 @@
+#pragma once
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "espalier/block_pool.hpp"
+#include "espalier/tree_arrays.hpp"
+#include "espalier/types.hpp"
+
+namespace espalier {
+
+/// Marks "the end of the branch" where a token position is expected.
+inline constexpr std::int64_t kBranchEnd = std::numeric_limits<std::int64_t>::max();
+
+/// `count` new branches that share the first `at_token` tokens of `branch`.
+struct BranchFork {
+  BranchId branch;
+  std::int32_t count;
+  std::int64_t at_token = kBranchEnd;
+};
+
+/// What a branch controller wants done after a step: all forks, then all prunes.
+struct BranchDecision {
+  std::vector<BranchFork> forks;
+  std::vector<BranchId> prunes;
+};
+
+/// One row of a snapshot: the query token that follows the first `tokens` tokens of a branch.
+struct BranchRow {
+  BranchId branch;
+  std::int64_t tokens = kBranchEnd;
+};
+
+/// Topology of the live branches and the blocks that hold their KV; lives on the host, because engines decide there.
+///
+/// Every live branch holds one reference on each block of its path, so a fork counts up, a prune counts down, and
+/// neither copies KV. A node is a run of tokens shared by exactly the same branches; a branch that has appended nothing
+/// since its fork has no node of its own yet. The first branch that appends behind a partly filled block continues in
+/// it; its siblings begin a new one.
+///
+/// A call that throws changes nothing.
+class KvTree {
+ public:
+  using Exec = Kokkos::DefaultHostExecutionSpace;
+  using Pool = BlockPool<Exec>;
+
+  /// @param pool  must outlive the tree; several trees may share one
+  KvTree(const Exec& exec, Pool& pool);
+  ~KvTree();  // returns every block to the pool
+  KvTree(KvTree&&) noexcept;
+  KvTree& operator=(KvTree&&) noexcept;
+
+  // -- queries
+
+  [[nodiscard]] bool is_live(BranchId branch) const noexcept;
+  [[nodiscard]] std::vector<BranchId> branches() const;  ///< live ones, in order of creation
+  [[nodiscard]] std::int64_t tokens(BranchId branch) const;
+  [[nodiscard]] std::int32_t nodes() const;
+  [[nodiscard]] std::int64_t stored_tokens() const;    ///< each shared token counted once
+  [[nodiscard]] std::int64_t unshared_tokens() const;  ///< what private copies of all branches would hold
+  [[nodiscard]] const Pool& pool() const;
+
+  /// Changes with every change of the tree.
+  [[nodiscard]] std::uint64_t version() const;
+
+  /// Slots of the tokens [begin, end) of a branch: where their K and V lie.
+  /// @throws Error{invalid_argument} unless 0 <= begin <= end <= tokens(branch)
+  [[nodiscard]] std::vector<std::int64_t> slots(BranchId branch, std::int64_t begin,
+                                                std::int64_t end = kBranchEnd) const;
+
+  /// The tree in line order with one row per live branch (in order of creation), at its end.
+  [[nodiscard]] TreeSnapshot snapshot() const;
+
+  /// The tree in line order with the given rows. Nodes that no row sees are left out.
+  [[nodiscard]] TreeSnapshot snapshot(std::span<const BranchRow> rows) const;
+
+  // -- actions; all throw Error{invalid_argument} for a branch that is not live or a negative count,
+  //    Error{capacity_exceeded} where the pool has too few free blocks
+
+  /// A new root with its first branch.
+  BranchId root(std::int64_t tokens);
+
+  /// `count` new branches with the same path; `branch` itself goes on as well. No block is copied.
+  std::vector<BranchId> fork(BranchId branch, std::int32_t count);
+
+  /// `count` new branches that share the first `at_token` tokens (0 .. tokens(branch)), also in the middle of a node or
+  /// of a block; the block is then shared by the nodes on both sides.
+  std::vector<BranchId> split(BranchId branch, std::int64_t at_token, std::int32_t count);
+
+  /// Lengthens a branch.
+  void append(BranchId branch, std::int64_t tokens);
+
+  /// Lengthens several branches by the same number of tokens: one decode step. All or nothing.
+  void append(std::span<const BranchId> branches, std::int64_t tokens);
+
+  /// Ends a branch; blocks that no other branch references become free.
+  void prune(BranchId branch);
+
+  /// All forks in order, then all prunes. A branch may be forked and pruned in one decision. All or nothing.
+  /// @return the new branches, those of the first fork first
+  std::vector<BranchId> apply(const BranchDecision& decision);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace espalier

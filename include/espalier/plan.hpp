@@ -1,0 +1,91 @@
+#pragma once
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "espalier/tree_arrays.hpp"
+#include "espalier/types.hpp"
+
+namespace espalier {
+
+/// How the line of tokens is cut into tiles.
+enum class PlanStrategy : std::uint8_t {
+  sequence,  ///< one tile per row's whole path (FlashAttention): reads a shared token once per row
+  node       ///< one tile per node and row interval (DeFT-Node): reads every token once for all its rows
+};
+
+[[nodiscard]] const char* name_of(PlanStrategy strategy);
+
+struct PlanCapacity {
+  std::int32_t nodes = 0;
+  std::int32_t rows = 0;
+  std::int32_t segments = 0;  ///< 0: nodes + 16 * rows
+  std::int32_t tiles = 0;     ///< over all KV heads; 0: kv_heads * 2 * (nodes + rows)
+  std::int32_t partials = 0;  ///< sum over tiles of their rows; 0: kv_heads * 16 * rows
+};
+
+struct PlanConfig {
+  HeadShape heads;
+  Scalar scalar = Scalar::f32;
+  PlanCapacity capacity;
+  PlanStrategy strategy = PlanStrategy::node;
+  std::int32_t workers = 0;  ///< 0: chosen for the execution space
+};
+
+/// What a plan will do. Bytes and operations are those of one attention over one layer.
+struct PlanReport {
+  std::int32_t nodes;
+  std::int32_t rows;
+  std::int32_t segments;
+  std::int32_t tiles;
+  std::int32_t workers;
+  std::int32_t partials;         ///< (row, KV head) results that tiles produce
+  std::int32_t merged_rows;      ///< (row, KV head) pairs with more than one partial
+  double kv_bytes;               ///< K and V that tiles read, shared reads counted once per tile
+  double unique_kv_bytes;        ///< K and V of the tree, each token once
+  double flops;                  ///< multiplications and additions of both products, masked ones not counted
+  double imbalance;              ///< largest over mean cost of a worker, minus 1
+};
+
+/// Tiles, their workers and the merge lists, for one tree on one device.
+///
+/// Capacities are fixed at construction; update() allocates nothing and waits for nothing. The plan also owns the
+/// partial results of attend(), so one plan serves one attention at a time (the layers of a model, one after another).
+template <ExecutionSpace Exec>
+class Plan {
+ public:
+  /// @throws Error{invalid_argument} for a head shape, capacity or worker count that makes no sense
+  Plan(const Exec& exec, const PlanConfig& config);
+  ~Plan();
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+
+  [[nodiscard]] const PlanConfig& config() const;
+
+  /// Plans the tree; enqueued on the instance. The tree's arrays must stay alive and unchanged until the attentions
+  /// that use this plan have run.
+  /// @throws Error{capacity_exceeded} if the tree has more nodes or rows than the plan's capacity. Capacities that only
+  /// the device can check (segments, tiles, partials) are reported by report(): such a plan has no tiles.
+  void update(const Exec& exec, const TreeArrays<Exec>& tree);
+
+  /// Waits for the instance and describes the plan.
+  /// @throws Error{stale_plan} before the first update, Error{capacity_exceeded} if the last update did not fit,
+  /// naming each capacity that was exceeded, its value and the need
+  [[nodiscard]] PlanReport report(const Exec& exec) const;
+
+  /// Plain pointers, for kernels.
+  /// @throws Error{stale_plan} before the first update
+  [[nodiscard]] detail::PlanView view() const;
+
+  /// Rows and block_tokens of the tree of the last update.
+  [[nodiscard]] std::int32_t rows() const;
+  [[nodiscard]] int block_tokens() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace espalier

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "espalier/types.hpp"
+
+namespace espalier {
+
+/// One node of a tree that is described from outside: parents come before children, -1 marks a root.
+struct NodeSpec {
+  std::int32_t parent;
+  std::int32_t tokens;  ///< may be 0
+};
+
+/// One row: it sees the path above its node, and the first `visible` tokens of the node itself.
+struct RowSpec {
+  std::int32_t node;
+  std::int32_t visible = -1;  ///< -1: all
+};
+
+/// A tree in line order, on the host: nodes in depth-first order (children in the order they are given), rows by
+/// (node, visible, caller's number). The rows below node i are then the interval [row_begin[i], row_end[i]).
+struct TreeSnapshot {
+  int block_tokens = 0;
+  std::uint64_t version = 0;
+  std::vector<std::int32_t> parent;        ///< [nodes]  position of the parent, -1 at a root
+  std::vector<std::int32_t> tokens;        ///< [nodes]
+  std::vector<std::int32_t> first_block;   ///< [nodes]  entry of block_table that holds the node's first token
+  std::vector<std::int32_t> first_offset;  ///< [nodes]  place of the first token inside that block
+  std::vector<std::int32_t> row_begin;     ///< [nodes]
+  std::vector<std::int32_t> row_end;       ///< [nodes]
+  std::vector<std::int32_t> row_node;      ///< [rows]   position of the row's node
+  std::vector<std::int32_t> row_visible;   ///< [rows]   tokens of its own node that the row sees
+  std::vector<std::int32_t> row_index;     ///< [rows]   the caller's number of the row
+  std::vector<BlockId> block_table;        ///< blocks of all nodes, one node after another
+
+  [[nodiscard]] std::int32_t nodes() const { return static_cast<std::int32_t>(parent.size()); }
+  [[nodiscard]] std::int32_t rows() const { return static_cast<std::int32_t>(row_node.size()); }
+};
+
+/// How the tokens of a described tree lie in the cache.
+enum class TreeLayout : std::uint8_t {
+  aligned,   ///< every node begins a block of its own; blocks are numbered in node order
+  contiguous ///< the tokens of all nodes lie one after another in node order, from slot 0
+};
+
+/// The snapshot of a tree that is described from outside.
+/// @param nodes  parents before children
+/// @param rows   empty: one row per leaf, in node order
+/// @throws Error{invalid_argument} naming the first node or row that is wrong, or if tokens exceed 2^31 - 1
+[[nodiscard]] TreeSnapshot make_snapshot(std::span<const NodeSpec> nodes, std::span<const RowSpec> rows,
+                                         int block_tokens, TreeLayout layout = TreeLayout::aligned);
+
+/// The slots of all tokens of a described tree in node order: where an engine writes its K and V.  [tokens]
+[[nodiscard]] std::vector<std::int64_t> slots_in_node_order(std::span<const NodeSpec> nodes, int block_tokens,
+                                                            TreeLayout layout = TreeLayout::aligned);
+
+struct TreeCapacity {
+  std::int32_t nodes;
+  std::int32_t rows;
+  std::int32_t blocks;  ///< entries of the block table
+};
+
+/// A snapshot in the memory of an execution space, at fixed addresses, so that a captured graph that reads it stays
+/// valid while the tree changes.
+template <ExecutionSpace Exec>
+class TreeArrays {
+ public:
+  using memory_space = typename Exec::memory_space;
+
+  /// @throws Error{invalid_argument} if a capacity is negative
+  TreeArrays(const Exec& exec, TreeCapacity capacity);
+
+  /// A tree of exactly the snapshot's size.
+  TreeArrays(const Exec& exec, const TreeSnapshot& snapshot);
+
+  /// Replaces the content; enqueued on the instance. Waits only if an earlier upload has not left its staging buffer.
+  /// @throws Error{capacity_exceeded} naming the capacity and the snapshot's need; the content stays as it was
+  void upload(const Exec& exec, const TreeSnapshot& snapshot);
+
+  [[nodiscard]] const TreeCapacity& capacity() const { return capacity_; }
+  [[nodiscard]] std::int32_t nodes() const { return nodes_; }
+  [[nodiscard]] std::int32_t rows() const { return rows_; }
+  [[nodiscard]] int block_tokens() const { return block_tokens_; }
+  [[nodiscard]] std::uint64_t version() const { return version_; }
+
+  /// Plain pointers to the arrays, for kernels.
+  [[nodiscard]] detail::TreeView view() const;
+
+ private:
+  TreeCapacity capacity_;
+  std::int32_t nodes_ = 0;
+  std::int32_t rows_ = 0;
+  int block_tokens_ = 0;
+  std::uint64_t version_ = 0;
+  Kokkos::View<std::int32_t*, memory_space> arrays_;   // all arrays, each at its capacity, one after another
+  Kokkos::View<std::int32_t*, Kokkos::SharedHostPinnedSpace> staging_;
+};
+
+}  // namespace espalier

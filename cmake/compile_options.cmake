@@ -1,0 +1,14 @@
+# espalier_compile_options(TARGET): how every target of this project, but no user of it, is compiled.
+function(espalier_compile_options target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  target_compile_options(
+    ${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wdouble-promotion
+                      $<$<BOOL:${ESPALIER_WARNINGS_AS_ERRORS}>:-Werror>
+  )
+  if(ESPALIER_SANITIZE)
+    set(flags -fsanitize=${ESPALIER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_compile_options(${target} PRIVATE ${flags})
+    target_link_options(${target} PUBLIC ${flags})
+  endif()
+endfunction()

@@ -1,0 +1,24 @@
+# One build serves at most one device backend: the one its Kokkos was built for. ESPALIER_DEVICE says which is expected.
+
+set(found_devices)
+foreach(device IN ITEMS CUDA HIP SYCL OPENMPTARGET OPENACC)
+  if(Kokkos_ENABLE_${device})
+    string(TOLOWER ${device} device)
+    list(APPEND found_devices ${device})
+  endif()
+endforeach()
+if(NOT found_devices)
+  set(found_devices none)
+endif()
+
+if(NOT found_devices MATCHES "^(none|cuda|hip)$")
+  message(FATAL_ERROR "espalier supports one device backend, cuda or hip; Kokkos in ${Kokkos_DIR} has: ${found_devices}")
+endif()
+if(NOT ESPALIER_DEVICE STREQUAL "auto" AND NOT ESPALIER_DEVICE STREQUAL found_devices)
+  message(
+    FATAL_ERROR
+      "espalier: ESPALIER_DEVICE is ${ESPALIER_DEVICE}, but Kokkos in ${Kokkos_DIR} has device backend: "
+      "${found_devices}; set Kokkos_ROOT to a Kokkos built for ${ESPALIER_DEVICE}"
+  )
+endif()
+message(STATUS "espalier: device backend: ${found_devices}")

@@ -1,0 +1,4 @@
+#include <cstdio>
+#include <espalier/version.hpp>
+
+int main() { std::printf("espalier %s\n", espalier::version().data()); }

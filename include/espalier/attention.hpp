@@ -29,10 +29,10 @@ struct AttendOptions {
 
 /// A kernel that was compiled in.
 struct KernelInfo {
-  std::string name;          ///< "portable", "cuda-sm90", ...
-  std::string backend;       ///< execution space it runs on: "OpenMP", "Cuda", ...
-  bool available = false;    ///< a device that runs it is present
-  std::string why_not;       ///< where it is not
+  std::string name;        ///< "portable", "cuda-sm90", ...
+  std::string backend;     ///< execution space it runs on: "OpenMP", "Cuda", ...
+  bool available = false;  ///< a device that runs it is present
+  std::string why_not;     ///< where it is not
 };
 
 [[nodiscard]] std::vector<KernelInfo> available_kernels();
@@ -58,9 +58,9 @@ void merge(const Exec& exec, const MergeParams& params);
 
 /// A View that Exec can reach, of the given rank, with elements of a supported type and a contiguous last dimension.
 template <class View, class Exec, int kRank>
-concept ElementView = Kokkos::is_view<View>::value && (View::rank() == kRank) &&
-                      ScalarElement<typename View::non_const_value_type> &&
-                      bool(Kokkos::SpaceAccessibility<Exec, typename View::memory_space>::accessible);
+concept ElementView =
+    Kokkos::is_view<View>::value && (View::rank() == kRank) && ScalarElement<typename View::non_const_value_type> &&
+    bool(Kokkos::SpaceAccessibility<Exec, typename View::memory_space>::accessible);
 
 template <class View>
 void expects_unit_stride(const View& view, const char* function, const char* name) {

@@ -38,9 +38,9 @@ struct BeamSearchConfig {
 [[nodiscard]] std::unique_ptr<BranchController> make_beam_search(BeamSearchConfig config);
 
 struct TreeOfThoughtsConfig {
-  std::int32_t keep;      ///< thoughts that survive a level
-  std::int32_t expand;    ///< candidates that each survivor is expanded into
-  std::int32_t depth;     ///< levels; after the last one the best thought alone is kept
+  std::int32_t keep;    ///< thoughts that survive a level
+  std::int32_t expand;  ///< candidates that each survivor is expanded into
+  std::int32_t depth;   ///< levels; after the last one the best thought alone is kept
 };
 
 /// Tree of thoughts, breadth-first (Yao et al. 2023): each level keeps the best `keep` candidates and expands each.

@@ -41,12 +41,12 @@ struct PlanReport {
   std::int32_t segments;
   std::int32_t tiles;
   std::int32_t workers;
-  std::int32_t partials;         ///< (row, KV head) results that tiles produce
-  std::int32_t merged_rows;      ///< (row, KV head) pairs with more than one partial
-  double kv_bytes;               ///< K and V that tiles read, shared reads counted once per tile
-  double unique_kv_bytes;        ///< K and V of the tree, each token once
-  double flops;                  ///< multiplications and additions of both products, masked ones not counted
-  double imbalance;              ///< largest over mean cost of a worker, minus 1
+  std::int32_t partials;     ///< (row, KV head) results that tiles produce
+  std::int32_t merged_rows;  ///< (row, KV head) pairs with more than one partial
+  double kv_bytes;           ///< K and V that tiles read, shared reads counted once per tile
+  double unique_kv_bytes;    ///< K and V of the tree, each token once
+  double flops;              ///< multiplications and additions of both products, masked ones not counted
+  double imbalance;          ///< largest over mean cost of a worker, minus 1
 };
 
 /// Tiles, their workers and the merge lists, for one tree on one device.

@@ -43,8 +43,8 @@ struct TreeSnapshot {
 
 /// How the tokens of a described tree lie in the cache.
 enum class TreeLayout : std::uint8_t {
-  aligned,   ///< every node begins a block of its own; blocks are numbered in node order
-  contiguous ///< the tokens of all nodes lie one after another in node order, from slot 0
+  aligned,    ///< every node begins a block of its own; blocks are numbered in node order
+  contiguous  ///< the tokens of all nodes lie one after another in node order, from slot 0
 };
 
 /// The snapshot of a tree that is described from outside.
@@ -96,7 +96,7 @@ class TreeArrays {
   std::int32_t rows_ = 0;
   int block_tokens_ = 0;
   std::uint64_t version_ = 0;
-  Kokkos::View<std::int32_t*, memory_space> arrays_;   // all arrays, each at its capacity, one after another
+  Kokkos::View<std::int32_t*, memory_space> arrays_;  // all arrays, each at its capacity, one after another
   Kokkos::View<std::int32_t*, Kokkos::SharedHostPinnedSpace> staging_;
 };
 

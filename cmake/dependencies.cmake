@@ -55,3 +55,19 @@ if(ESPALIER_BUILD_CLI)
     f2d893a65c3b1324c50d4e682c0cdc021dd0477ae2c048544f39eed6654b699a
   )
 endif()
+if(ESPALIER_BUILD_PERF)
+  espalier_dependency(
+    benchmark 1.8
+    https://github.com/google/benchmark/archive/refs/tags/v1.9.1.tar.gz
+    32131c08ee31eeff2c8968d7e874f3cb648034377dfc32a4c377fa8796d84981
+  )
+  # Only the headers of Kokkos Kernels are used, and only by the dense-mask baseline, which is left out without them.
+  find_path(ESPALIER_KOKKOS_KERNELS_INCLUDE_DIR KokkosBatched_Gemm_Decl.hpp PATH_SUFFIXES trilinos)
+  if(ESPALIER_KOKKOS_KERNELS_INCLUDE_DIR)
+    add_library(espalier_kokkos_kernels INTERFACE)
+    target_include_directories(espalier_kokkos_kernels SYSTEM INTERFACE ${ESPALIER_KOKKOS_KERNELS_INCLUDE_DIR})
+    message(STATUS "espalier: Kokkos Kernels found in ${ESPALIER_KOKKOS_KERNELS_INCLUDE_DIR}")
+  else()
+    message(STATUS "espalier: Kokkos Kernels not found: no dense-mask baseline in perf/")
+  endif()
+endif()

@@ -7,9 +7,12 @@
 
 namespace espalier {
 
+/// Largest number of token slots of a block.
+inline constexpr int kMaxBlockTokens = 256;
+
 struct PoolConfig {
   std::int32_t blocks;  ///< capacity, at least 1
-  int block_tokens;     ///< token slots of a block, 1 .. 256
+  int block_tokens;     ///< token slots of a block, 1 .. kMaxBlockTokens
 };
 
 /// What went wrong on the device, told by stats().

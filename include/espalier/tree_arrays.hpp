@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "espalier/block_pool.hpp"
 #include "espalier/types.hpp"
 
 namespace espalier {
@@ -71,15 +72,17 @@ class TreeArrays {
  public:
   using memory_space = typename Exec::memory_space;
 
+  /// An empty tree.
   /// @throws Error{invalid_argument} if a capacity is negative
   TreeArrays(const Exec& exec, TreeCapacity capacity);
 
   /// A tree of exactly the snapshot's size.
   TreeArrays(const Exec& exec, const TreeSnapshot& snapshot);
 
-  /// Replaces the content; enqueued on the instance. Waits only if an earlier upload has not left its staging buffer.
-  /// @throws Error{capacity_exceeded} naming the capacity and the snapshot's need; the content stays as it was
-  void upload(const Exec& exec, const TreeSnapshot& snapshot);
+  TreeArrays(const TreeArrays&) = delete;  // two owners of one staging ring would overwrite each other's uploads
+  TreeArrays& operator=(const TreeArrays&) = delete;
+  TreeArrays(TreeArrays&&) = default;
+  TreeArrays& operator=(TreeArrays&&) = default;
 
   [[nodiscard]] const TreeCapacity& capacity() const { return capacity_; }
   [[nodiscard]] std::int32_t nodes() const { return nodes_; }
@@ -87,8 +90,17 @@ class TreeArrays {
   [[nodiscard]] int block_tokens() const { return block_tokens_; }
   [[nodiscard]] std::uint64_t version() const { return version_; }
 
-  /// Plain pointers to the arrays, for kernels.
+  /// Plain pointers to the arrays, for kernels. The pointers never change; the counts are those of the last upload.
   [[nodiscard]] detail::TreeView view() const;
+
+  /// Nodes, rows, block_tokens and entries of the block table, in the memory of Exec: what a kernel in a captured graph
+  /// reads instead of the counts of view().  [4]
+  [[nodiscard]] const std::int32_t* device_counts() const { return arrays_.data(); }
+
+  /// Replaces the content; enqueued on the instance. The snapshot is copied before the call returns. Waits only if
+  /// the uploads of the last few calls have not yet left the staging ring.
+  /// @throws Error{capacity_exceeded} naming the capacity and the snapshot's need; the content stays as it was
+  void upload(const Exec& exec, const TreeSnapshot& snapshot);
 
  private:
   TreeCapacity capacity_;
@@ -96,8 +108,12 @@ class TreeArrays {
   std::int32_t rows_ = 0;
   int block_tokens_ = 0;
   std::uint64_t version_ = 0;
-  Kokkos::View<std::int32_t*, memory_space> arrays_;  // all arrays, each at its capacity, one after another
-  Kokkos::View<std::int32_t*, Kokkos::SharedHostPinnedSpace> staging_;
+  Kokkos::View<std::int32_t*, memory_space> arrays_;  // counts, then all arrays, each at its capacity
+
+  // Only where Exec does not run on the host:
+  std::uint64_t uploads_ = 0;
+  Kokkos::View<std::int32_t*, Kokkos::SharedHostPinnedSpace> staging_;    // a ring of packed snapshots
+  Kokkos::View<std::uint64_t*, Kokkos::SharedHostPinnedSpace> finished_;  // [1]  uploads that have left the ring
 };
 
 }  // namespace espalier

@@ -39,10 +39,14 @@ struct BranchRow {
 ///
 /// Every live branch holds one reference on each block of its path, so a fork counts up, a prune counts down, and
 /// neither copies KV. A node is a run of tokens shared by exactly the same branches; a branch that has appended nothing
-/// since its fork has no node of its own yet. The first branch that appends behind a partly filled block continues in
-/// it; its siblings begin a new one.
+/// since its fork has no node of its own yet.
 ///
-/// A call that throws changes nothing.
+/// The first branch that appends behind a partly filled block continues in it; its siblings begin a new one. What such
+/// a branch wrote into the block is free again once no branch needs it any more, and the next one may continue there.
+/// When pruning leaves two nodes one behind the other with the same branches, they become one; only where the lower one
+/// had begun a new block although the upper one's last block is not full, they remain two.
+///
+/// A call that throws changes nothing. Not for concurrent use.
 class KvTree {
  public:
   using Exec = Kokkos::DefaultHostExecutionSpace;
@@ -72,10 +76,19 @@ class KvTree {
   [[nodiscard]] std::vector<std::int64_t> slots(BranchId branch, std::int64_t begin,
                                                 std::int64_t end = kBranchEnd) const;
 
+  /// Slots of the last `tokens` tokens of each branch, one branch after another: where the K and V of a decode step go.
+  /// [branches * tokens]
+  /// @throws Error{invalid_argument} if a branch is not live or has fewer tokens
+  [[nodiscard]] std::vector<std::int64_t> last_slots(std::span<const BranchId> branches, std::int64_t tokens) const;
+
   /// The tree in line order with one row per live branch (in order of creation), at its end.
   [[nodiscard]] TreeSnapshot snapshot() const;
 
-  /// The tree in line order with the given rows. Nodes that no row sees are left out.
+  /// The tree in line order with the given rows: roots and children in order of creation, the part below the cut of a
+  /// split before what was appended above it. Nodes that no row sees are left out. A row with fewer tokens than its
+  /// branch belongs to the node that holds the last of them; a row with none to the branch's root, of which it sees 0.
+  /// @throws Error{invalid_argument} if a branch is not live or has fewer tokens than its row; Error{capacity_exceeded}
+  /// if the rows see more than 2^31 - 1 tokens
   [[nodiscard]] TreeSnapshot snapshot(std::span<const BranchRow> rows) const;
 
   // -- actions; all throw Error{invalid_argument} for a branch that is not live or a negative count,
@@ -95,12 +108,14 @@ class KvTree {
   void append(BranchId branch, std::int64_t tokens);
 
   /// Lengthens several branches by the same number of tokens: one decode step. All or nothing.
+  /// @param branches  each at most once
   void append(std::span<const BranchId> branches, std::int64_t tokens);
 
   /// Ends a branch; blocks that no other branch references become free.
   void prune(BranchId branch);
 
-  /// All forks in order, then all prunes. A branch may be forked and pruned in one decision. All or nothing.
+  /// All forks in order, then all prunes, with one update of the pool for the whole decision. A branch may be forked
+  /// and pruned in one decision, but pruned only once. All or nothing.
   /// @return the new branches, those of the first fork first
   std::vector<BranchId> apply(const BranchDecision& decision);
 

@@ -62,7 +62,11 @@ class Plan {
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
+  /// The configuration, with the defaults filled in.
   [[nodiscard]] const PlanConfig& config() const;
+
+  /// The capacity that planning this tree with `config.strategy` takes; computed on the host.
+  [[nodiscard]] static PlanCapacity required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config);
 
   /// Plans the tree; enqueued on the instance. The tree's arrays must stay alive and unchanged until the attentions
   /// that use this plan have run.

@@ -1,0 +1,406 @@
+#pragma once
+// Attention of the tiles of a plan, on any Kokkos execution space. The kernel to read first.
+//
+//   score[t] = soft_cap(scale * q . k[t]),  weight[t] = 2^(score[t] * log2(e) - peak),
+//   out = sum_t weight[t] v[t] / sum_t weight[t],  lse = ln(2) * (peak + log2(sum_t weight[t]))
+//
+// Mapping. A team runs the tiles of one worker, one after another. A lane is one (row, query head) of the tile: lane
+// l is row l / group and head l % group of the tile's KV head. Lanes are cut into panels of 32, 16, 8 or 4. Tokens
+// come in chunks of kChunkTokens; each panel turns a chunk into scores s[t][lane], scores into weights, and adds to
+// its output. There are two ways to do the two products:
+//
+//   wide panels      s[t][lane] = sum_d k[t][d] * q[d][lane],   o[d][lane] += sum_t v[t][d] * s[t][lane]
+//     A scalar of K or V, broadcast, times a vector of lanes; queries and output lie transposed. K and V of a chunk
+//     are copied to scratch once, as floats, for all panels of the tile.
+//   narrow panels    s[t][lane] = k[t][:] . q[lane][:],         o[lane][:] += sum_t s[t][lane] * v[t][:]
+//     With 8 lanes or fewer a vector of lanes is mostly empty, so vectors run along d; K and V are read in place.
+//     CPU only: there a tile of few rows is bound by memory, and copying would double the traffic.
+//
+// Sums of 8 rows x 32 lanes stay in registers. On a CPU a team is one thread and vectors fill the registers; on a GPU a
+// thread of the team takes a panel and each of its vector lanes one lane.
+//
+// Scratch of a team: q and o, kTileLanes * head_dim floats each; K and V of a chunk, kChunkTokens * head_dim floats
+// each; scores, kChunkTokens * 32 floats for each thread.
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+
+#include "attend.hpp"
+#include "lanes.hpp"
+#include "panel.hpp"
+
+namespace espalier::portable {
+
+inline constexpr int kChunkTokens = 64;
+inline constexpr int kPanelLanes = 32;
+inline constexpr int kNarrowLanes = 8;
+inline constexpr int kBlock = 8;  // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers
+
+/// Where the tokens of a chunk lie and who sees them.
+template <class Element>
+struct Chunk {
+  int tokens;
+  const Element* k[kChunkTokens];
+  const Element* v[kChunkTokens];
+  float row_begin[kChunkTokens];  // rows of the tile, counted from its first; exact, since a tile has few rows
+  float row_end[kChunkTokens];
+};
+
+/// Carves arrays out of a team's scratch memory.
+struct ScratchLayout {
+  std::size_t bytes = 0;
+  template <class T>
+  KOKKOS_FUNCTION std::size_t take(std::size_t count) {
+    const std::size_t begin = bytes;
+    bytes += (count * sizeof(T) + 63) / 64 * 64;
+    return begin;
+  }
+};
+
+template <class Exec, class Element>
+struct AttendTiles {
+  using Policy = Kokkos::TeamPolicy<Exec, Kokkos::Schedule<Kokkos::Dynamic>>;
+  using Member = typename Policy::member_type;
+  static constexpr bool kOnHost =
+      bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+  static constexpr int kLanesOfTile = kTileLanes<Exec>;
+  static constexpr int kTeamThreads = kOnHost ? 1 : kLanesOfTile / kPanelLanes;
+
+  detail::AttendParams p;
+
+  // -- scratch of a team
+
+  struct Scratch {
+    float* q;       // [panel][head_dim][lane], of a narrow panel [lane][head_dim]
+    float* o;       // like q
+    float* scores;  // [thread][kChunkTokens][kPanelLanes]
+    float* peak;    // [kTileLanes]  base 2
+    float* weight;  // [kTileLanes]
+    float* row;     // [kTileLanes]  row of the lane, counted from the tile's first
+    float* k;       // [kChunkTokens][head_dim], for wide panels
+    float* v;
+    Chunk<Element>* chunks;  // [2]  the one at work and the one after it
+  };
+
+  KOKKOS_FUNCTION static std::size_t carve(char* base, int head_dim, Scratch& scratch) {
+    ScratchLayout layout;
+    const auto floats = [&](std::size_t count) { return reinterpret_cast<float*>(base + layout.take<float>(count)); };
+    scratch.q = floats(std::size_t(kLanesOfTile) * head_dim);
+    scratch.o = floats(std::size_t(kLanesOfTile) * head_dim);
+    scratch.scores = floats(std::size_t(kTeamThreads) * kChunkTokens * kPanelLanes);
+    scratch.peak = floats(kLanesOfTile);
+    scratch.weight = floats(kLanesOfTile);
+    scratch.row = floats(kLanesOfTile);
+    scratch.k = floats(std::size_t(kChunkTokens) * head_dim);
+    scratch.v = floats(std::size_t(kChunkTokens) * head_dim);
+    scratch.chunks = reinterpret_cast<Chunk<Element>*>(base + layout.take<Chunk<Element>>(2));
+    return layout.bytes;
+  }
+
+  static std::size_t scratch_bytes(int head_dim) {
+    Scratch unused;
+    return carve(nullptr, head_dim, unused) + 64;
+  }
+
+  static Policy policy(const Exec& exec, int workers, int head_dim) {
+    return Policy(exec, workers, kTeamThreads, kOnHost ? 1 : kPanelLanes)
+        .set_scratch_size(1, Kokkos::PerTeam(scratch_bytes(head_dim)));
+  }
+
+  // -- one worker
+
+  KOKKOS_FUNCTION void operator()(const Member& team) const {
+    const auto base = reinterpret_cast<std::uintptr_t>(team.team_scratch(1).get_shmem(scratch_bytes_on_device()));
+    Scratch scratch;
+    carve(reinterpret_cast<char*>((base + 63) / 64 * 64), p.head_dim, scratch);
+    const int worker = team.league_rank();
+    for (int t = p.plan.worker_begin[worker]; t < p.plan.worker_begin[worker + 1]; ++t)
+      attend_tile(team, p.plan.tiles[t], scratch);
+  }
+
+  KOKKOS_FUNCTION std::size_t scratch_bytes_on_device() const {
+    Scratch unused;
+    return carve(nullptr, p.head_dim, unused) + 64;
+  }
+
+  /// A tile with more lanes than fit is attended in several passes over its tokens.
+  KOKKOS_FUNCTION void attend_tile(const Member& team, const detail::Tile& tile, const Scratch& scratch) const {
+    const int lanes = (tile.row_end - tile.row_begin) * (p.query_heads / p.kv_heads);
+    for (int first = 0; first < lanes; first += kLanesOfTile) {
+      const int count = lanes - first < kLanesOfTile ? lanes - first : kLanesOfTile;
+      attend_lanes(team, tile, first, count, scratch);
+    }
+  }
+
+  KOKKOS_FUNCTION void attend_lanes(const Member& team, const detail::Tile& tile, int first_lane, int lanes,
+                                    const Scratch& scratch) const {
+    for_panels(team, lanes,
+               [&](auto width, int lane) { load_queries<width()>(team, tile, first_lane, lane, lanes, scratch); });
+    Cursor cursor{tile.segment_begin, tile.skip, tile.tokens};
+    find_tokens(team, tile, cursor, scratch.chunks[0]);
+    for (int current = 0; scratch.chunks[current].tokens > 0; current = 1 - current) {
+      const Chunk<Element>& chunk = scratch.chunks[current];
+      Chunk<Element>& next = scratch.chunks[1 - current];
+      find_tokens(team, tile, cursor, next);
+      if (!kOnHost || lanes > kNarrowLanes) {
+        copy_tokens(team, chunk.tokens, chunk.k, scratch.k);
+        copy_tokens(team, chunk.tokens, chunk.v, scratch.v);
+        prefetch(next, 0, next.tokens);
+      }
+      team.team_barrier();
+      for_panels(team, lanes,
+                 [&](auto width, int lane) { attend_panel<width()>(team, tile, lane, chunk, next, scratch); });
+      team.team_barrier();
+    }
+    for_panels(team, lanes,
+               [&](auto width, int lane) { store_results<width()>(team, tile, first_lane, lane, lanes, scratch); });
+    team.team_barrier();
+  }
+
+  // -- tokens
+
+  /// What is left of a tile.
+  struct Cursor {
+    int segment;
+    int skip;    // tokens of that segment that are done
+    int tokens;  // over all segments
+  };
+
+  /// Finds the next tokens of the tile, up to a chunk; the cursor moves on behind them.
+  KOKKOS_FUNCTION void find_tokens(const Member& team, const detail::Tile& tile, Cursor& cursor,
+                                   Chunk<Element>& chunk) const {
+    const float rows = float(tile.row_end - tile.row_begin);
+    const int tokens = cursor.tokens < kChunkTokens ? cursor.tokens : kChunkTokens;
+    for (int done = 0; done < tokens;) {
+      const detail::Segment& s = p.plan.segments[cursor.segment];
+      const int here = s.tokens - cursor.skip < tokens - done ? s.tokens - cursor.skip : tokens - done;
+      const int from = cursor.skip;
+      const int to = done;
+      Kokkos::parallel_for(Kokkos::TeamVectorRange(team, here), [&](int i) {
+        const int position = s.block_offset + from + i;
+        const std::int64_t block = p.plan.block_table[s.table_begin + position / p.block_tokens];
+        const std::int64_t in_block = position % p.block_tokens;
+        chunk.k[to + i] = static_cast<const Element*>(p.k) + block * p.k_block_stride + in_block * p.k_token_stride +
+                          tile.kv_head * p.k_head_stride;
+        chunk.v[to + i] = static_cast<const Element*>(p.v) + block * p.v_block_stride + in_block * p.v_token_stride +
+                          tile.kv_head * p.v_head_stride;
+        if (tile.masked) {
+          const float end = float(s.row_end - tile.row_begin);
+          chunk.row_begin[to + i] = float(first_row(s, from + i) - tile.row_begin);
+          chunk.row_end[to + i] = end < rows ? end : rows;
+        }
+      });
+      done += here;
+      cursor.skip += here;
+      if (cursor.skip == s.tokens) {
+        ++cursor.segment;
+        cursor.skip = 0;
+      }
+    }
+    cursor.tokens -= tokens;
+    Kokkos::single(Kokkos::PerTeam(team), [&] { chunk.tokens = tokens; });
+    team.team_barrier();
+  }
+
+  /// Asks a CPU for tokens [begin, end) of a chunk; their rows lie too far apart for its own prefetchers.
+  KOKKOS_FUNCTION void prefetch([[maybe_unused]] const Chunk<Element>& chunk, [[maybe_unused]] int begin,
+                                [[maybe_unused]] int end) const {
+    KOKKOS_IF_ON_HOST((constexpr int kLine = 64 / int(sizeof(Element));
+                       for (int t = begin; t < end; ++t) for (int d = 0; d < p.head_dim; d += kLine) {
+                         __builtin_prefetch(chunk.k[t] + d);
+                         __builtin_prefetch(chunk.v[t] + d);
+                       }))
+  }
+
+  /// target[t][:] = source[t][:], as floats.
+  KOKKOS_FUNCTION void copy_tokens(const Member& team, int tokens, const Element* const* source, float* target) const {
+    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, tokens), [&](int t) {
+      const Element* from = source[t];
+      float* to = target + std::size_t(t) * p.head_dim;
+      constexpr int kRun = kOnHost ? kVectorFloats : 1;
+      const int runs = p.head_dim / kRun;
+      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, runs),
+                           [&](int run) { Lanes<kRun>::load(from + run * kRun).store(to + run * kRun); });
+      for (int d = runs * kRun; d < p.head_dim; ++d) to[d] = to_float(from[d]);
+    });
+  }
+
+  /// The first row that sees token t of a segment: a node's own rows are sorted by how much of it they see.
+  KOKKOS_FUNCTION int first_row(const detail::Segment& s, int t) const {
+    int low = s.row_begin;
+    int high = s.own_row_end;
+    while (low < high) {
+      const int middle = low + (high - low) / 2;
+      if (p.plan.row_visible[middle] > s.node_token + t)
+        high = middle;
+      else
+        low = middle + 1;
+    }
+    return low;
+  }
+
+  // -- panels
+
+  /// Calls body(width, first lane) for each panel: full ones, then the narrowest that holds the rest.
+  template <class Body>
+  KOKKOS_FUNCTION static void for_panels(const Member& team, int lanes, const Body& body) {
+    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, (lanes + kPanelLanes - 1) / kPanelLanes), [&](int panel) {
+      const int lane = panel * kPanelLanes;
+      const int rest = lanes - lane;
+      if (rest > 16)
+        body(std::integral_constant<int, 32>{}, lane);
+      else if (rest > 8)
+        body(std::integral_constant<int, 16>{}, lane);
+      else if (rest > 4)
+        body(std::integral_constant<int, 8>{}, lane);
+      else
+        body(std::integral_constant<int, 4>{}, lane);
+    });
+  }
+
+  /// Calls body(vectors, lane) so that `vectors` x Lanes together are the kWidth lanes of a panel: once with the widest
+  /// registers on a CPU, once for each lane on a GPU.
+  template <int kWidth, class Body>
+  KOKKOS_FUNCTION static void for_lanes([[maybe_unused]] const Member& team, const Body& body) {
+    if constexpr (kOnHost) {
+      constexpr int kVector = kWidth < kVectorFloats ? kWidth : kVectorFloats;
+      body(Lanes<kVector>{}, std::integral_constant<int, kWidth / kVector>{}, 0);
+    } else {
+      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth),
+                           [&](int lane) { body(Lanes<1>{}, std::integral_constant<int, 1>{}, lane); });
+    }
+  }
+
+  /// Vectors of this panel run along the dimensions.
+  template <int kWidth>
+  static constexpr bool kNarrow = kOnHost && kWidth <= kNarrowLanes;
+
+  /// Place of (lane, dimension) in a panel's q and o.
+  template <int kWidth>
+  KOKKOS_FUNCTION int place(int lane, int d) const {
+    return kNarrow<kWidth> ? lane * p.head_dim + d : d * kWidth + lane;
+  }
+
+  template <int kWidth>
+  KOKKOS_FUNCTION void load_queries(const Member& team, const detail::Tile& tile, int first_lane, int lane, int lanes,
+                                    const Scratch& scratch) const {
+    const int group = p.query_heads / p.kv_heads;
+    const float factor = p.soft_cap > 0 ? p.scale / p.soft_cap : p.scale * kLog2E;
+    float* q = scratch.q + std::size_t(lane) * p.head_dim;
+    float* o = scratch.o + std::size_t(lane) * p.head_dim;
+    Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
+      const int of_tile = first_lane + lane + l;
+      const int row = tile.row_begin + of_tile / group;
+      scratch.row[lane + l] = float(of_tile / group);
+      scratch.peak[lane + l] = -kInfinity;
+      scratch.weight[lane + l] = 0;
+      const Element* source = nullptr;
+      if (lane + l < lanes)
+        source = static_cast<const Element*>(p.q) + p.plan.row_index[row] * p.q_row_stride +
+                 (tile.kv_head * group + of_tile % group) * p.q_head_stride;
+      for (int d = 0; d < p.head_dim; ++d) {
+        q[place<kWidth>(l, d)] = source ? to_float(source[d]) * factor : 0.0f;
+        o[place<kWidth>(l, d)] = 0;
+      }
+    });
+  }
+
+  template <int kWidth>
+  KOKKOS_FUNCTION void attend_panel(const Member& team, const detail::Tile& tile, int lane, const Chunk<Element>& chunk,
+                                    const Chunk<Element>& next, const Scratch& scratch) const {
+    const int tokens = chunk.tokens;
+    float* q = scratch.q + std::size_t(lane) * p.head_dim;
+    float* o = scratch.o + std::size_t(lane) * p.head_dim;
+    float* s = scratch.scores + std::size_t(team.team_rank()) * kChunkTokens * kPanelLanes;
+    float rescale[kPanelLanes];
+    if constexpr (kNarrow<kWidth>) {
+      constexpr int kVector = kWidth < kVectorFloats ? kWidth : kVectorFloats;
+      for (int first = 0; first < kWidth; first += 4) dot_panel<kWidth>(chunk, next, q + first * p.head_dim, s + first);
+      weigh<kWidth, Lanes<kVector>, kWidth / kVector>(tile, lane, chunk, scratch, s, rescale);
+      for (int first = 0; first < kWidth; first += 4)
+        weighted_values<kWidth>(p.head_dim, tokens, chunk.v, s + first, rescale + first, o + first * p.head_dim);
+    } else {
+      for_lanes<kWidth>(team, [&](auto vector, auto vectors, int l) {
+        using Vector = decltype(vector);
+        constexpr int kVectors = vectors();
+        // Whole blocks: scores behind the last token come from stale scratch, and nobody reads them.
+        for (int t = 0; t < tokens; t += kBlock) {
+          const float* k = scratch.k + t * p.head_dim;
+          block_product<kWidth, kBlock, Vector, kVectors>(
+              p.head_dim, [&](int i, int d) { return k[i * p.head_dim + d]; }, q + l, s + t * kWidth + l, nullptr);
+        }
+        weigh<kWidth, Vector, kVectors>(tile, lane + l, chunk, scratch, s + l, rescale);
+        for_blocks(p.head_dim, [&](auto rows, int first) {
+          const float* v = scratch.v + first;
+          block_product<kWidth, rows(), Vector, kVectors>(
+              tokens, [&](int i, int t) { return v[t * p.head_dim + i]; }, s + l, o + first * kWidth + l, rescale);
+        });
+      });
+    }
+  }
+
+  /// Scores of 4 lanes of a narrow panel. Meanwhile the tokens of the next chunk are on their way.
+  template <int kWidth>
+  void dot_panel(const Chunk<Element>& chunk, const Chunk<Element>& next, const float* q, float* s) const {
+    constexpr int kTokens = kVectorFloats == 16 ? 4 : 2;  // times 4 lanes: half of the registers
+    int t = 0;
+    for (; t + kTokens <= chunk.tokens; t += kTokens) {
+      prefetch(next, t, t + kTokens < next.tokens ? t + kTokens : next.tokens);
+      dot_products<kWidth, kTokens>(p.head_dim, chunk.k + t, q, s + t * kWidth);
+    }
+    for (; t < chunk.tokens; ++t) dot_products<kWidth, 1>(p.head_dim, chunk.k + t, q, s + t * kWidth);
+  }
+
+  /// Scores to weights: cap, mask, online softmax.
+  template <int kWidth, class Vector, int kVectors>
+  KOKKOS_FUNCTION void weigh(const detail::Tile& tile, int lane, const Chunk<Element>& chunk, const Scratch& scratch,
+                             float* s, float* rescale) const {
+    const int tokens = chunk.tokens;
+    if (p.soft_cap > 0) cap_scores<kWidth, Vector, kVectors>(tokens, p.soft_cap, s);
+    if (tile.masked)
+      mask_scores<kWidth, Vector, kVectors>(tokens, chunk.row_begin, chunk.row_end, scratch.row + lane, s);
+    weigh_scores<kWidth, Vector, kVectors>(tokens, s, scratch.peak + lane, scratch.weight + lane, rescale);
+  }
+
+  /// Calls body(rows, first) for blocks of kBlock, then of one.
+  template <class Body>
+  KOKKOS_FUNCTION static void for_blocks(int count, const Body& body) {
+    int i = 0;
+    for (; i + kBlock <= count; i += kBlock) body(std::integral_constant<int, kBlock>{}, i);
+    for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
+  }
+
+  // -- the ends of a tile
+
+  /// A row that no other tile attends gets its result at once, the others a partial.
+  template <int kWidth>
+  KOKKOS_FUNCTION void store_results(const Member& team, const detail::Tile& tile, int first_lane, int lane, int lanes,
+                                     const Scratch& scratch) const {
+    const int group = p.query_heads / p.kv_heads;
+    const float* o = scratch.o + std::size_t(lane) * p.head_dim;
+    Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
+      if (lane + l >= lanes) return;
+      const int of_tile = first_lane + lane + l;
+      const int row = tile.row_begin + of_tile / group;
+      const int in_group = of_tile % group;
+      const float weight = scratch.weight[lane + l];
+      const float inverse = weight > 0 ? 1 / weight : 0.0f;
+      const float lse = weight > 0 ? kLn2 * (scratch.peak[lane + l] + Kokkos::log2(weight)) : -kInfinity;
+      const std::int32_t* list = p.plan.merge_begin + std::int64_t(row) * p.kv_heads + tile.kv_head;
+      if (list[1] - list[0] == 1) {
+        const std::int64_t caller_row = p.plan.row_index[row];
+        const int head = tile.kv_head * group + in_group;
+        auto* out = static_cast<Element*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride;
+        for (int d = 0; d < p.head_dim; ++d) out[d] = from_float<Element>(o[place<kWidth>(l, d)] * inverse);
+        if (p.lse) p.lse[caller_row * p.lse_row_stride + head] = lse;
+      } else {
+        const std::int64_t partial = (std::int64_t(tile.partial_begin) + row - tile.row_begin) * group + in_group;
+        float* out = p.plan.partial_out + partial * p.head_dim;
+        for (int d = 0; d < p.head_dim; ++d) out[d] = o[place<kWidth>(l, d)] * inverse;
+        p.plan.partial_lse[partial] = lse;
+      }
+    });
+  }
+};
+
+}  // namespace espalier::portable

@@ -1,0 +1,135 @@
+#pragma once
+// The vocabulary of the portable kernel: a few floats that move together. On a CPU they fill a vector register; on a
+// GPU each thread holds one. A lane is one (row, query head) of a tile.
+
+#include <Kokkos_Core.hpp>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "espalier/detail/scalar.hpp"
+
+namespace espalier::portable {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorFloats = 16;
+#elif defined(__AVX__)
+inline constexpr int kVectorFloats = 8;
+#else
+inline constexpr int kVectorFloats = 4;
+#endif
+
+template <int kWidth>
+struct VectorOf {
+  typedef float Float __attribute__((vector_size(kWidth * 4)));
+  typedef std::int32_t Int __attribute__((vector_size(kWidth * 4)));
+  typedef std::uint16_t Short __attribute__((vector_size(kWidth * 2)));
+};
+
+/// kWidth floats in a vector register, by the vector extension that every supported host compiler has.
+template <int kWidth>
+struct Lanes {
+  using Float = typename VectorOf<kWidth>::Float;
+  using Int = typename VectorOf<kWidth>::Int;
+  static constexpr int width = kWidth;
+  Float value;
+
+  static Lanes load(const float* p) {
+    Lanes lanes;
+    std::memcpy(&lanes.value, p, sizeof lanes.value);
+    return lanes;
+  }
+  static Lanes load(const bfloat16* p) { return {std::bit_cast<Float>(load_bits(p) << 16)}; }
+  /// As to_float(float16).
+  static Lanes load(const float16* p) {
+    const Int bits = load_bits(p);
+    const Int magnitude = (bits & 0x7fff) << 13;
+    const Float scaled = std::bit_cast<Float>(magnitude) * 0x1p112f;
+    const Int special = magnitude >= 0x0f800000 ? Int{} + 0x7f800000 : Int{};
+    return {std::bit_cast<Float>(std::bit_cast<Int>(scaled) | special | ((bits & 0x8000) << 16))};
+  }
+  void store(float* p) const { std::memcpy(p, &value, sizeof value); }
+  static Lanes broadcast(float x) { return {x - Float{}}; }
+
+  /// Half of the lanes plus the other half.
+  [[nodiscard]] Lanes<kWidth / 2> folded() const {
+    return [this]<int... i>(std::integer_sequence<int, i...>) {
+      return Lanes<kWidth / 2>{__builtin_shufflevector(value, value, i...) +
+                               __builtin_shufflevector(value, value, (kWidth / 2 + i)...)};
+    }(std::make_integer_sequence<int, kWidth / 2>{});
+  }
+
+  friend Lanes operator+(Lanes a, Lanes b) { return {a.value + b.value}; }
+  friend Lanes operator-(Lanes a, Lanes b) { return {a.value - b.value}; }
+  friend Lanes operator*(Lanes a, Lanes b) { return {a.value * b.value}; }
+  friend Lanes operator/(Lanes a, Lanes b) { return {a.value / b.value}; }
+  friend Lanes multiply_add(float a, Lanes b, Lanes c) { return {a * b.value + c.value}; }
+  friend Lanes max(Lanes a, Lanes b) { return {a.value > b.value ? a.value : b.value}; }
+  /// then where low <= a < high, otherwise
+  friend Lanes where_between(Lanes a, float low, float high, Lanes then, Lanes otherwise) {
+    return {(a.value >= low) & (a.value < high) ? then.value : otherwise.value};
+  }
+  /// 2^a within 2 units in the last place; 0 below 2^-126.
+  friend Lanes exp2(Lanes a) {
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; the rest is in [-0.5, 0.5].
+    const Float shifted = a.value + 0x1.8p23f;
+    const Float rest = a.value - (shifted - 0x1.8p23f);
+    Float power = rest * 1.534581242594868e-4f + 1.3399930903688073e-3f;
+    power = power * rest + 9.618489071726799e-3f;
+    power = power * rest + 5.550328642129898e-2f;
+    power = power * rest + 2.4022646248340607e-1f;
+    power = power * rest + 6.931471824645996e-1f;
+    power = power * rest + 1.0f;
+    const Int scaled = std::bit_cast<Int>(power) + (std::bit_cast<Int>(shifted) << 23);
+    return {a.value < -126.0f ? Float{} : std::bit_cast<Float>(scaled)};
+  }
+
+ private:
+  template <class Half>
+  static Int load_bits(const Half* p) {
+    typename VectorOf<kWidth>::Short bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return __builtin_convertvector(bits, Int);
+  }
+};
+
+/// {sum of a, sum of b, sum of c, sum of d}, each added pairwise.
+template <int kWidth>
+Lanes<4> sums(Lanes<kWidth> a, Lanes<kWidth> b, Lanes<kWidth> c, Lanes<kWidth> d) {
+  if constexpr (kWidth > 4) {
+    return sums(a.folded(), b.folded(), c.folded(), d.folded());
+  } else {
+    const auto ab =
+        __builtin_shufflevector(a.value, b.value, 0, 4, 1, 5) + __builtin_shufflevector(a.value, b.value, 2, 6, 3, 7);
+    const auto cd =
+        __builtin_shufflevector(c.value, d.value, 0, 4, 1, 5) + __builtin_shufflevector(c.value, d.value, 2, 6, 3, 7);
+    return {__builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7)};
+  }
+}
+
+/// One float: what a GPU thread holds.
+template <>
+struct Lanes<1> {
+  static constexpr int width = 1;
+  float value;
+
+  template <class Element>
+  KOKKOS_FUNCTION static Lanes load(const Element* p) {
+    return {to_float(*p)};
+  }
+  KOKKOS_FUNCTION void store(float* p) const { *p = value; }
+  KOKKOS_FUNCTION static Lanes broadcast(float x) { return {x}; }
+  KOKKOS_FUNCTION friend Lanes operator+(Lanes a, Lanes b) { return {a.value + b.value}; }
+  KOKKOS_FUNCTION friend Lanes operator-(Lanes a, Lanes b) { return {a.value - b.value}; }
+  KOKKOS_FUNCTION friend Lanes operator*(Lanes a, Lanes b) { return {a.value * b.value}; }
+  KOKKOS_FUNCTION friend Lanes operator/(Lanes a, Lanes b) { return {a.value / b.value}; }
+  KOKKOS_FUNCTION friend Lanes multiply_add(float a, Lanes b, Lanes c) { return {a * b.value + c.value}; }
+  KOKKOS_FUNCTION friend Lanes max(Lanes a, Lanes b) { return {a.value > b.value ? a.value : b.value}; }
+  KOKKOS_FUNCTION friend Lanes where_between(Lanes a, float low, float high, Lanes then, Lanes otherwise) {
+    return {a.value >= low && a.value < high ? then.value : otherwise.value};
+  }
+  KOKKOS_FUNCTION friend Lanes exp2(Lanes a) { return {Kokkos::exp2(a.value)}; }
+};
+
+}  // namespace espalier::portable

@@ -1,0 +1,200 @@
+#pragma once
+// The kernels that turn a cut into a plan: count, fill, and the merge lists. Every order is decided by a scan or a
+// sort, never by the timing of threads.
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+
+#include "cuts.hpp"
+
+namespace espalier::plan {
+
+/// Sizes of a plan on the device. A plan that does not fit has no tiles; `need` then says what it wanted.
+struct Totals {
+  std::int64_t segments, tiles, partials, cost;  // over all KV heads
+  std::int64_t need_segments, need_tiles, need_partials;
+  std::int64_t items;
+};
+
+/// Arrays of a plan under construction, in the memory of the execution space.
+struct Arrays {
+  std::int32_t kv_heads;
+  std::int32_t rows;
+  std::int32_t workers;
+  std::int64_t segment_capacity, tile_capacity, partial_capacity;
+  Totals* totals;
+  Counts* before;  // [items]  what the items before contribute, for one KV head
+  detail::Segment* segments;
+  detail::Tile* tiles;
+  std::int32_t* worker_tiles;    // [workers]
+  std::int32_t* worker_begin;    // [workers + 1]
+  std::int32_t* merge_begin;     // [rows * kv_heads + 1]
+  std::int32_t* merge_cursor;    // [rows * kv_heads]
+  std::int32_t* merge_partials;  // [partial_capacity]
+};
+
+/// before[i] = what items 0 .. i - 1 contribute; the last item checks the capacities.
+template <class Cut>
+struct CountItems {
+  using value_type = Counts;
+  Cut cut;
+  Arrays a;
+
+  KOKKOS_FUNCTION void init(Counts& counts) const { counts = Counts{}; }
+  KOKKOS_FUNCTION void join(Counts& counts, const Counts& other) const { counts += other; }
+
+  KOKKOS_FUNCTION void operator()(std::int32_t item, Counts& sum, bool final) const {
+    if (final) a.before[item] = sum;
+    sum += cut.count(item);
+    if (final && item == cut.items() - 1) {
+      Totals totals{};
+      totals.need_segments = sum.segments;
+      totals.need_tiles = sum.tiles * a.kv_heads;
+      totals.need_partials = sum.partials * a.kv_heads;
+      if (totals.need_segments <= a.segment_capacity && totals.need_tiles <= a.tile_capacity &&
+          totals.need_partials <= a.partial_capacity) {
+        totals.segments = totals.need_segments;
+        totals.tiles = totals.need_tiles;
+        totals.partials = totals.need_partials;
+        totals.cost = sum.cost * a.kv_heads;
+        totals.items = cut.items();
+      }
+      *a.totals = totals;
+    }
+  }
+};
+
+/// Clears what the later kernels add to.
+struct Clear {
+  Arrays a;
+  KOKKOS_FUNCTION void operator()(std::int32_t i) const {
+    if (i == 0) {
+      *a.totals = Totals{};
+      a.worker_begin[a.workers] = 0;
+      a.merge_begin[a.rows * a.kv_heads] = 0;
+    }
+    if (i < a.workers) a.worker_tiles[i] = 0;
+    if (i < a.rows * a.kv_heads) a.merge_cursor[i] = 0;
+  }
+};
+
+template <class Cut>
+struct FillSegments {
+  Cut cut;
+  Arrays a;
+  KOKKOS_FUNCTION void operator()(std::int32_t item) const {
+    if (item < a.totals->items) cut.write_segments(item, a.segments + a.before[item].segments);
+  }
+};
+
+/// Thread i fills tiles i, i + stride, ...: the number of tiles is known on the device alone.
+template <class Cut>
+struct FillTiles {
+  Cut cut;
+  Arrays a;
+  std::int32_t stride;
+
+  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    const std::int64_t tiles = a.totals->tiles;
+    for (std::int64_t t = first; t < tiles; t += stride) fill(t, tiles);
+  }
+
+ private:
+  KOKKOS_FUNCTION void fill(std::int64_t t, std::int64_t tiles) const {
+    const std::int64_t tiles_of_head = tiles / a.kv_heads;
+    const std::int64_t kv_head = t / tiles_of_head;
+    const std::int64_t in_head = t % tiles_of_head;
+    std::int32_t item = 0;  // the last item that begins at or before the tile
+    for (std::int32_t low = 0, high = std::int32_t(a.totals->items); low < high;) {
+      const std::int32_t middle = low + (high - low) / 2;
+      if (a.before[middle].tiles <= in_head) {
+        item = middle;
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    const Counts& before = a.before[item];
+    Counts in_item;
+    const detail::Segment* segments = a.segments + before.segments;
+    detail::Tile tile = cut.tile(item, std::int32_t(in_head - before.tiles), segments, in_item);
+    tile.segment_begin += std::int32_t(before.segments);
+    tile.segment_end += std::int32_t(before.segments);
+    tile.kv_head = std::int16_t(kv_head);
+    tile.partial_begin = std::int32_t(kv_head * (a.totals->partials / a.kv_heads) + before.partials + in_item.partials);
+    a.tiles[t] = tile;
+    const std::int64_t cost_before = kv_head * (a.totals->cost / a.kv_heads) + before.cost + in_item.cost;
+    const std::int64_t cost = tile_cost(tile.row_end - tile.row_begin, tile.tokens, cut.c.group);
+    Kokkos::atomic_inc(&a.worker_tiles[worker_of(cost_before, cost)]);
+    for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row)
+      Kokkos::atomic_inc(&a.merge_cursor[row * a.kv_heads + kv_head]);
+  }
+
+  /// Tiles go to workers by the middle of their cost, so that every worker gets an equal span of the line of costs.
+  KOKKOS_FUNCTION std::int32_t worker_of(std::int64_t cost_before, std::int64_t cost) const {
+    const double share = double(cost_before + cost / 2) / double(a.totals->cost);
+    const auto worker = std::int32_t(share * a.workers);
+    return worker < a.workers ? worker : a.workers - 1;
+  }
+};
+
+/// begin[i] = sum of counts[0 .. i - 1]; `counts` is left holding the same, as a cursor.
+struct ScanCounts {
+  using value_type = std::int32_t;
+  std::int32_t entries;
+  std::int32_t* counts;  // [entries]
+  std::int32_t* begin;   // [entries + 1]
+
+  KOKKOS_FUNCTION void operator()(std::int32_t i, std::int32_t& sum, bool final) const {
+    const std::int32_t count = counts[i];
+    if (final) {
+      begin[i] = sum;
+      counts[i] = sum;
+      if (i == entries - 1) begin[entries] = sum + count;
+    }
+    sum += count;
+  }
+};
+
+/// Enters each tile's partials into the lists of their rows, in no particular order.
+struct FillMerge {
+  Arrays a;
+  std::int32_t stride;
+  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    for (std::int64_t t = first; t < a.totals->tiles; t += stride) {
+      const detail::Tile& tile = a.tiles[t];
+      for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) {
+        const std::int32_t place = Kokkos::atomic_fetch_inc(&a.merge_cursor[row * a.kv_heads + tile.kv_head]);
+        a.merge_partials[place] = tile.partial_begin + row - tile.row_begin;
+      }
+    }
+  }
+};
+
+/// Sorts each list, so that merging always adds in the same order.
+struct SortMerge {
+  Arrays a;
+  KOKKOS_FUNCTION void operator()(std::int32_t list) const {
+    std::int32_t* entries = a.merge_partials + a.merge_begin[list];
+    const std::int32_t count = a.merge_begin[list + 1] - a.merge_begin[list];
+    if (count <= 1) return;
+    // Heap sort: in place, without recursion, and never quadratic.
+    for (std::int32_t root = count / 2 - 1; root >= 0; --root) sift_down(entries, root, count);
+    for (std::int32_t last = count - 1; last > 0; --last) {
+      Kokkos::kokkos_swap(entries[0], entries[last]);
+      sift_down(entries, 0, last);
+    }
+  }
+
+ private:
+  KOKKOS_FUNCTION static void sift_down(std::int32_t* heap, std::int32_t root, std::int32_t count) {
+    for (std::int32_t child = 2 * root + 1; child < count; child = 2 * root + 1) {
+      if (child + 1 < count && heap[child + 1] > heap[child]) ++child;
+      if (heap[root] >= heap[child]) return;
+      Kokkos::kokkos_swap(heap[root], heap[child]);
+      root = child;
+    }
+  }
+};
+
+}  // namespace espalier::plan

@@ -1,0 +1,314 @@
+#include "espalier/plan.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "backends/portable/attend.hpp"
+#include "build.hpp"
+#include "espalier/error.hpp"
+
+namespace espalier {
+
+using detail::expects;
+
+const char* name_of(PlanStrategy strategy) {
+  switch (strategy) {
+    case PlanStrategy::sequence: return "sequence";
+    case PlanStrategy::node: return "node";
+  }
+  return "unknown";
+}
+
+namespace {
+
+void check(const PlanConfig& config) {
+  const HeadShape& heads = config.heads;
+  expects(heads.kv_heads >= 1 && heads.kv_heads <= 32767, ErrorCode::invalid_argument, "plan: kv_heads is ",
+          heads.kv_heads, ", expected 1 to 32767");
+  expects(heads.query_heads >= 1 && heads.query_heads % heads.kv_heads == 0, ErrorCode::invalid_argument,
+          "plan: query_heads is ", heads.query_heads, ", expected a positive multiple of kv_heads ", heads.kv_heads);
+  expects(heads.head_dim >= 1 && heads.head_dim <= 256, ErrorCode::invalid_argument, "plan: head_dim is ",
+          heads.head_dim, ", expected 1 to 256");
+  const PlanCapacity& capacity = config.capacity;
+  for (const auto& [value, name] :
+       {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.rows, "rows"}, std::pair{capacity.segments, "segments"},
+        std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
+    expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
+  expects(config.workers >= 0, ErrorCode::invalid_argument, "plan: workers is ", config.workers,
+          ", expected 0 (chosen for the execution space) or more");
+}
+
+/// Fills in what the caller left to us.
+std::int32_t or_default(std::int32_t given, std::int64_t value, const char* name) {
+  if (given > 0) return given;
+  expects(value <= 2147483647, ErrorCode::invalid_argument, "plan: the default capacity of ", name, " would be ", value,
+          ", more than 2147483647: give it");
+  return std::int32_t(value);
+}
+
+PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
+  check(config);
+  const std::int64_t nodes = config.capacity.nodes;
+  const std::int64_t rows = config.capacity.rows;
+  const std::int64_t kv_heads = config.heads.kv_heads;
+  config.capacity.segments = or_default(config.capacity.segments, nodes + 16 * rows, "segments");
+  config.capacity.tiles = or_default(config.capacity.tiles, kv_heads * 2 * (nodes + rows), "tiles");
+  config.capacity.partials = or_default(config.capacity.partials, kv_heads * 16 * rows, "partials");
+  if (config.workers == 0) config.workers = workers;
+  return config;
+}
+
+template <class Exec>
+plan::CutContext context_of(const detail::TreeView& tree, const HeadShape& heads) {
+  return {tree, std::max(1, portable::kTileLanes<Exec> / heads.group()), heads.group()};
+}
+
+/// Host copies of device arrays, for report().
+template <class T, class Exec>
+std::vector<T> download(const Exec& exec, const T* data, std::size_t count) {
+  std::vector<T> host(count);
+  Kokkos::View<const T*, typename Exec::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>> source(data, count);
+  Kokkos::View<T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> target(host.data(), count);
+  Kokkos::deep_copy(exec, target, source);
+  exec.fence("espalier::Plan::report");
+  return host;
+}
+
+}  // namespace
+
+template <ExecutionSpace Exec>
+struct Plan<Exec>::Impl {
+  using Memory = typename Exec::memory_space;
+  template <class T>
+  using Array = Kokkos::View<T*, Memory>;
+
+  PlanConfig config;
+  bool updated = false;
+  detail::TreeView tree{};
+  Array<plan::Totals> totals;
+  Array<plan::Counts> before;
+  Array<detail::Segment> segments;
+  Array<detail::Tile> tiles;
+  Array<std::int32_t> worker_tiles, worker_begin, merge_begin, merge_cursor, merge_partials;
+  Array<float> partial_out, partial_lse;
+
+  Impl(const Exec& exec, const PlanConfig& given) : config(with_defaults(given, workers_for(exec))) {
+    const PlanCapacity& capacity = config.capacity;
+    const std::size_t lists = std::size_t(capacity.rows) * config.heads.kv_heads;
+    expects(lists < 2147483647, ErrorCode::invalid_argument, "plan: ", capacity.rows, " rows of ",
+            config.heads.kv_heads, " KV heads are more than 2147483646 merge lists");
+    const auto allocate = [&](auto& view, const char* label, std::size_t count) {
+      view = std::decay_t<decltype(view)>(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)),
+                                          count);
+    };
+    allocate(totals, "espalier::Plan::totals", 1);
+    allocate(before, "espalier::Plan::before", std::max(capacity.nodes, capacity.rows));
+    allocate(segments, "espalier::Plan::segments", capacity.segments);
+    allocate(tiles, "espalier::Plan::tiles", capacity.tiles);
+    allocate(worker_tiles, "espalier::Plan::worker_tiles", config.workers);
+    allocate(worker_begin, "espalier::Plan::worker_begin", config.workers + 1);
+    allocate(merge_begin, "espalier::Plan::merge_begin", lists + 1);
+    allocate(merge_cursor, "espalier::Plan::merge_cursor", lists);
+    allocate(merge_partials, "espalier::Plan::merge_partials", capacity.partials);
+    const std::size_t partial_rows = std::size_t(capacity.partials) * config.heads.group();
+    allocate(partial_out, "espalier::Plan::partial_out", partial_rows * config.heads.head_dim);
+    allocate(partial_lse, "espalier::Plan::partial_lse", partial_rows);
+    portable::reserve_scratch(exec, config.scalar, config.heads.head_dim);
+  }
+
+  /// Several per thread of a CPU, so that threads that run out of work find some; on a GPU enough teams to fill it.
+  static std::int32_t workers_for(const Exec& exec) {
+    constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, Memory>::accessible);
+    return kOnHost ? 16 * exec.concurrency() : std::max(1, exec.concurrency() / 256);
+  }
+
+  [[nodiscard]] plan::Arrays arrays() const {
+    plan::Arrays a{};
+    a.kv_heads = config.heads.kv_heads;
+    a.rows = tree.rows;
+    a.workers = config.workers;
+    a.segment_capacity = config.capacity.segments;
+    a.tile_capacity = config.capacity.tiles;
+    a.partial_capacity = config.capacity.partials;
+    a.totals = totals.data();
+    a.before = before.data();
+    a.segments = segments.data();
+    a.tiles = tiles.data();
+    a.worker_tiles = worker_tiles.data();
+    a.worker_begin = worker_begin.data();
+    a.merge_begin = merge_begin.data();
+    a.merge_cursor = merge_cursor.data();
+    a.merge_partials = merge_partials.data();
+    return a;
+  }
+
+  template <class Cut>
+  void build(const Exec& exec, const Cut& cut) const {
+    const plan::Arrays a = arrays();
+    const std::int32_t lists = a.rows * a.kv_heads;
+    const auto range = [&](std::int64_t count) { return Kokkos::RangePolicy<Exec>(exec, 0, count); };
+    // Tiles are known on the device alone: enough threads for an even share, but no more than tiles can be.
+    const auto stride = std::int32_t(std::min<std::int64_t>(a.tile_capacity, 16 * std::int64_t(exec.concurrency())));
+    Kokkos::parallel_for("espalier::Plan::clear", range(std::max({1, a.workers, lists})), plan::Clear{a});
+    Kokkos::parallel_scan("espalier::Plan::count", range(cut.items()), plan::CountItems<Cut>{cut, a});
+    Kokkos::parallel_for("espalier::Plan::segments", range(cut.items()), plan::FillSegments<Cut>{cut, a});
+    Kokkos::parallel_for("espalier::Plan::tiles", range(stride), plan::FillTiles<Cut>{cut, a, stride});
+    Kokkos::parallel_scan("espalier::Plan::workers", range(a.workers),
+                          plan::ScanCounts{a.workers, a.worker_tiles, a.worker_begin});
+    Kokkos::parallel_scan("espalier::Plan::merge_begin", range(lists),
+                          plan::ScanCounts{lists, a.merge_cursor, a.merge_begin});
+    Kokkos::parallel_for("espalier::Plan::merge_lists", range(stride), plan::FillMerge{a, stride});
+    Kokkos::parallel_for("espalier::Plan::merge_order", range(lists), plan::SortMerge{a});
+  }
+};
+
+template <ExecutionSpace Exec>
+Plan<Exec>::Plan(const Exec& exec, const PlanConfig& config) : impl_(std::make_unique<Impl>(exec, config)) {}
+
+template <ExecutionSpace Exec>
+Plan<Exec>::~Plan() = default;
+
+template <ExecutionSpace Exec>
+Plan<Exec>::Plan(Plan&&) noexcept = default;
+
+template <ExecutionSpace Exec>
+Plan<Exec>& Plan<Exec>::operator=(Plan&&) noexcept = default;
+
+template <ExecutionSpace Exec>
+const PlanConfig& Plan<Exec>::config() const {
+  return impl_->config;
+}
+
+template <ExecutionSpace Exec>
+void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
+  const PlanCapacity& capacity = impl_->config.capacity;
+  expects(tree.nodes() <= capacity.nodes, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.nodes(),
+          " nodes, the plan's capacity is ", capacity.nodes);
+  expects(tree.rows() <= capacity.rows, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.rows(),
+          " rows, the plan's capacity is ", capacity.rows);
+  impl_->tree = tree.view();
+  impl_->updated = true;
+  plan::with_cut(impl_->config.strategy, context_of<Exec>(impl_->tree, impl_->config.heads),
+                 [&](const auto& cut) { impl_->build(exec, cut); });
+}
+
+template <ExecutionSpace Exec>
+PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config) {
+  check(config);
+  detail::TreeView tree{};
+  tree.nodes = snapshot.nodes();
+  tree.rows = snapshot.rows();
+  tree.block_tokens = snapshot.block_tokens;
+  tree.parent = snapshot.parent.data();
+  tree.tokens = snapshot.tokens.data();
+  tree.row_begin = snapshot.row_begin.data();
+  tree.row_end = snapshot.row_end.data();
+  tree.row_node = snapshot.row_node.data();
+  tree.row_visible = snapshot.row_visible.data();
+  plan::Counts sum;
+  plan::with_cut(config.strategy, context_of<Exec>(tree, config.heads), [&](const auto& cut) {
+    for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
+  });
+  const std::int64_t kv_heads = config.heads.kv_heads;
+  expects(std::max(sum.tiles, sum.partials) * kv_heads <= 2147483647, ErrorCode::capacity_exceeded,
+          "plan: ", sum.tiles * kv_heads, " tiles and ", sum.partials * kv_heads, " partials are more than 2147483647");
+  // At least one of each: 0 would ask for the default.
+  const auto at_least_one = [](std::int64_t count) { return std::int32_t(std::max<std::int64_t>(count, 1)); };
+  return {snapshot.nodes(), snapshot.rows(), at_least_one(sum.segments), at_least_one(sum.tiles * kv_heads),
+          at_least_one(sum.partials * kv_heads)};
+}
+
+template <ExecutionSpace Exec>
+PlanReport Plan<Exec>::report(const Exec& exec) const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: report before the first update");
+  const PlanConfig& config = impl_->config;
+  const auto totals = download(exec, impl_->totals.data(), 1)[0];
+  std::string exceeded;
+  for (const auto& [need, capacity, name] : {std::tuple{totals.need_segments, config.capacity.segments, "segments"},
+                                             std::tuple{totals.need_tiles, config.capacity.tiles, "tiles"},
+                                             std::tuple{totals.need_partials, config.capacity.partials, "partials"}})
+    if (need > capacity)
+      exceeded += (exceeded.empty() ? "" : ", ") + std::to_string(need) + " " + name + " (capacity " +
+                  std::to_string(capacity) + ")";
+  expects(exceeded.empty(), ErrorCode::capacity_exceeded, "plan: the tree needs ", exceeded);
+
+  const auto segments = download(exec, impl_->segments.data(), std::size_t(totals.segments));
+  const auto tiles = download(exec, impl_->tiles.data(), std::size_t(totals.tiles));
+  const auto worker_begin = download(exec, impl_->worker_begin.data(), std::size_t(config.workers) + 1);
+  const std::size_t lists = std::size_t(impl_->tree.rows) * config.heads.kv_heads;
+  const auto merge_begin = download(exec, impl_->merge_begin.data(), lists + 1);
+  const auto tokens = download(exec, impl_->tree.tokens, std::size_t(impl_->tree.nodes));
+  const auto parent = download(exec, impl_->tree.parent, std::size_t(impl_->tree.nodes));
+  const auto row_node = download(exec, impl_->tree.row_node, std::size_t(impl_->tree.rows));
+  const auto row_visible = download(exec, impl_->tree.row_visible, std::size_t(impl_->tree.rows));
+
+  PlanReport report{};
+  report.nodes = impl_->tree.nodes;
+  report.rows = impl_->tree.rows;
+  report.segments = std::int32_t(totals.segments);
+  report.tiles = std::int32_t(totals.tiles);
+  report.workers = config.workers;
+  report.partials = std::int32_t(totals.partials);
+  for (std::size_t list = 0; list < lists; ++list) report.merged_rows += merge_begin[list + 1] - merge_begin[list] > 1;
+
+  const double token_bytes = 2.0 * config.heads.head_dim * bytes_of(config.scalar);
+  for (const detail::Tile& tile : tiles) report.kv_bytes += token_bytes * tile.tokens;
+  for (const std::int32_t node_tokens : tokens)
+    report.unique_kv_bytes += token_bytes * config.heads.kv_heads * node_tokens;
+  std::vector<double> path(tokens.size());
+  for (std::size_t node = 0; node < tokens.size(); ++node)
+    path[node] = tokens[node] + (parent[node] >= 0 ? path[std::size_t(parent[node])] : 0);
+  for (std::size_t row = 0; row < row_node.size(); ++row) {
+    const auto node = std::size_t(row_node[row]);
+    report.flops +=
+        4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
+  }
+  double largest = 0;
+  double all = 0;
+  for (std::int32_t worker = 0; worker < config.workers; ++worker) {
+    double cost = 0;
+    for (std::int32_t t = worker_begin[worker]; t < worker_begin[worker + 1]; ++t)
+      cost += double(plan::tile_cost(tiles[t].row_end - tiles[t].row_begin, tiles[t].tokens, config.heads.group()));
+    largest = std::max(largest, cost);
+    all += cost;
+  }
+  report.imbalance = all > 0 ? largest * config.workers / all - 1 : 0;
+  return report;
+}
+
+template <ExecutionSpace Exec>
+detail::PlanView Plan<Exec>::view() const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
+  detail::PlanView view{};
+  view.workers = impl_->config.workers;
+  view.rows = impl_->tree.rows;
+  view.segments = impl_->segments.data();
+  view.tiles = impl_->tiles.data();
+  view.worker_begin = impl_->worker_begin.data();
+  view.merge_begin = impl_->merge_begin.data();
+  view.merge_partials = impl_->merge_partials.data();
+  view.row_visible = impl_->tree.row_visible;
+  view.row_index = impl_->tree.row_index;
+  view.block_table = impl_->tree.block_table;
+  view.partial_out = impl_->partial_out.data();
+  view.partial_lse = impl_->partial_lse.data();
+  return view;
+}
+
+template <ExecutionSpace Exec>
+std::int32_t Plan<Exec>::rows() const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
+  return impl_->tree.rows;
+}
+
+template <ExecutionSpace Exec>
+int Plan<Exec>::block_tokens() const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
+  return impl_->tree.block_tokens;
+}
+
+#define ESPALIER_INSTANTIATE(Exec) template class Plan<Exec>;
+#include "instantiate.inc"
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier

@@ -7,6 +7,7 @@ namespace espalier::detail {
 
 void set_rows(TreeSnapshot& snapshot, std::span<const PlacedRow> rows) {
   const std::size_t nodes = snapshot.parent.size();
+  snapshot.subtree_end.resize(nodes);
   snapshot.row_begin.assign(nodes, 0);
   snapshot.row_end.assign(nodes, 0);
   snapshot.row_node.resize(rows.size());
@@ -20,6 +21,7 @@ void set_rows(TreeSnapshot& snapshot, std::span<const PlacedRow> rows) {
     snapshot.row_begin[node] = placed;
     placed += snapshot.row_end[node];
     snapshot.row_end[node] = snapshot.row_begin[node];
+    snapshot.subtree_end[node] = static_cast<std::int32_t>(node) + 1;
   }
   for (std::size_t index = 0; index < rows.size(); ++index) {
     const auto place = static_cast<std::size_t>(snapshot.row_end[static_cast<std::size_t>(rows[index].node)]++);
@@ -37,11 +39,12 @@ void set_rows(TreeSnapshot& snapshot, std::span<const PlacedRow> rows) {
     snapshot.row_visible[place] = row.visible;
   }
 
-  // Children lie behind their parent, so that one backward pass lifts every interval's end to all ancestors.
+  // Children lie behind their parent, so that one backward pass lifts every end to all ancestors.
   for (std::size_t node = nodes; node-- > 0;) {
     if (snapshot.parent[node] < 0) continue;
-    std::int32_t& parent_end = snapshot.row_end[static_cast<std::size_t>(snapshot.parent[node])];
-    parent_end = std::max(parent_end, snapshot.row_end[node]);
+    const auto parent = static_cast<std::size_t>(snapshot.parent[node]);
+    snapshot.row_end[parent] = std::max(snapshot.row_end[parent], snapshot.row_end[node]);
+    snapshot.subtree_end[parent] = std::max(snapshot.subtree_end[parent], snapshot.subtree_end[node]);
   }
 }
 

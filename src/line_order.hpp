@@ -13,7 +13,7 @@ struct PlacedRow {
   std::int32_t visible;
 };
 
-/// Fills everything of a snapshot that depends on rows, from its `parent` array: sorts the rows by (node, visible, place
+/// Fills the ends of subtrees and everything that depends on rows, from the `parent` array: sorts the rows by (node, visible, place
 /// in the list) and sets the interval of rows below each node.
 void set_rows(TreeSnapshot& snapshot, std::span<const PlacedRow> rows);
 

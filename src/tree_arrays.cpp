@@ -177,7 +177,7 @@ struct ArrayPlaces {
         blocks(static_cast<std::size_t>(capacity.blocks)) {}
 
   [[nodiscard]] std::size_t node_array(std::size_t which) const { return kAlignment + which * node_stride; }
-  [[nodiscard]] std::size_t row_array(std::size_t which) const { return node_array(6) + which * row_stride; }
+  [[nodiscard]] std::size_t row_array(std::size_t which) const { return node_array(7) + which * row_stride; }
   [[nodiscard]] std::size_t block_table() const { return row_array(3); }
   [[nodiscard]] std::size_t entries() const { return block_table() + blocks; }
 
@@ -193,7 +193,7 @@ struct Piece {
   std::size_t place;
 };
 
-using Pieces = std::array<Piece, 11>;
+using Pieces = std::array<Piece, 12>;
 
 /// The counts first, so that their place is 0.
 Pieces pieces_of(const TreeSnapshot& snapshot, const std::array<std::int32_t, kCounts>& counts,
@@ -204,8 +204,9 @@ Pieces pieces_of(const TreeSnapshot& snapshot, const std::array<std::int32_t, kC
           piece(snapshot.tokens, places.node_array(1)),
           piece(snapshot.first_block, places.node_array(2)),
           piece(snapshot.first_offset, places.node_array(3)),
-          piece(snapshot.row_begin, places.node_array(4)),
-          piece(snapshot.row_end, places.node_array(5)),
+          piece(snapshot.subtree_end, places.node_array(4)),
+          piece(snapshot.row_begin, places.node_array(5)),
+          piece(snapshot.row_end, places.node_array(6)),
           piece(snapshot.row_node, places.row_array(0)),
           piece(snapshot.row_visible, places.row_array(1)),
           piece(snapshot.row_index, places.row_array(2)),
@@ -236,8 +237,8 @@ struct Unpack {
 };
 
 void expects_consistent(const TreeSnapshot& snapshot) {
-  for (const auto* array : {&snapshot.tokens, &snapshot.first_block, &snapshot.first_offset, &snapshot.row_begin,
-                            &snapshot.row_end}) {
+  for (const auto* array : {&snapshot.tokens, &snapshot.first_block, &snapshot.first_offset, &snapshot.subtree_end,
+                            &snapshot.row_begin, &snapshot.row_end}) {
     expects(array->size() == snapshot.parent.size(), ErrorCode::invalid_argument,
             "TreeArrays::upload: an array over the nodes has ", array->size(), " entries, expected ",
             snapshot.parent.size());
@@ -334,8 +335,8 @@ detail::TreeView TreeArrays<Exec>::view() const {
   const auto node_array = [&](std::size_t which) { return arrays_.data() + places.node_array(which); };
   const auto row_array = [&](std::size_t which) { return arrays_.data() + places.row_array(which); };
   return {nodes_,       rows_,        block_tokens_, node_array(0), node_array(1), node_array(2),
-          node_array(3), node_array(4), node_array(5), row_array(0),  row_array(1),  row_array(2),
-          arrays_.data() + places.block_table()};
+          node_array(3), node_array(4), node_array(5), node_array(6), row_array(0),  row_array(1),
+          row_array(2),  arrays_.data() + places.block_table()};
 }
 
 #ifdef KOKKOS_ENABLE_SERIAL

@@ -31,6 +31,7 @@ struct TreeSnapshot {
   std::vector<std::int32_t> tokens;        ///< [nodes]
   std::vector<std::int32_t> first_block;   ///< [nodes]  entry of block_table that holds the node's first token
   std::vector<std::int32_t> first_offset;  ///< [nodes]  place of the first token inside that block
+  std::vector<std::int32_t> subtree_end;   ///< [nodes]  position behind the node's last descendant
   std::vector<std::int32_t> row_begin;     ///< [nodes]
   std::vector<std::int32_t> row_end;       ///< [nodes]
   std::vector<std::int32_t> row_node;      ///< [rows]   position of the row's node

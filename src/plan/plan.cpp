@@ -201,6 +201,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   tree.block_tokens = snapshot.block_tokens;
   tree.parent = snapshot.parent.data();
   tree.tokens = snapshot.tokens.data();
+  tree.subtree_end = snapshot.subtree_end.data();
   tree.row_begin = snapshot.row_begin.data();
   tree.row_end = snapshot.row_end.data();
   tree.row_node = snapshot.row_node.data();

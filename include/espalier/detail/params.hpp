@@ -44,6 +44,7 @@ struct TreeView {
   const std::int32_t* tokens;        ///< [nodes]
   const std::int32_t* first_block;   ///< [nodes]  entry of the block table that holds the node's first token
   const std::int32_t* first_offset;  ///< [nodes]  place of the first token inside that block
+  const std::int32_t* subtree_end;   ///< [nodes]  position behind the node's last descendant
   const std::int32_t* row_begin;     ///< [nodes]  rows of the node's subtree
   const std::int32_t* row_end;       ///< [nodes]
   const std::int32_t* row_node;      ///< [rows]   position of the row's node

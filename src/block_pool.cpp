@@ -292,11 +292,10 @@ BlockPool<Exec>::BlockPool(const Exec& exec, PoolConfig config)
 
 template <ExecutionSpace Exec>
 PoolStats BlockPool<Exec>::stats(const Exec& exec) const {
-  Kokkos::parallel_reduce("espalier::BlockPool::stats",
-                          Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, config_.blocks),
-                          CountShared{counts_.data()},
-                          Kokkos::View<std::int32_t, memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>>(
-                              &header_.data()->shared));
+  Kokkos::parallel_reduce(
+      "espalier::BlockPool::stats", Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, config_.blocks),
+      CountShared{counts_.data()},
+      Kokkos::View<std::int32_t, memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>>(&header_.data()->shared));
   const PoolHeader header = header_on_host(exec);
   return {header.free, config_.blocks - header.free, header.shared, header.peak, header.error};
 }
@@ -352,8 +351,7 @@ void BlockPool<Exec>::clear_error(const Exec& exec) {
 
 template <ExecutionSpace Exec>
 PoolView BlockPool<Exec>::view() const {
-  return {config_.blocks,  counts_.data(),      free_blocks_.data(),
-          wanted_.data(), first_entry_.data(), header_.data()};
+  return {config_.blocks, counts_.data(), free_blocks_.data(), wanted_.data(), first_entry_.data(), header_.data()};
 }
 
 template <ExecutionSpace Exec>

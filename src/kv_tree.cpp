@@ -51,8 +51,8 @@ struct ReferenceList {
 /// How one branch of an append grows.
 struct Growth {
   std::int32_t branch;
-  bool in_own_node;         ///< its tail node belongs to it alone
-  bool continues;           ///< a new node, which begins behind the tail's last token in the same block
+  bool in_own_node;  ///< its tail node belongs to it alone
+  bool continues;    ///< a new node, which begins behind the tail's last token in the same block
   std::int64_t new_blocks;
 };
 
@@ -231,9 +231,9 @@ void KvTree::Impl::expects_forks(std::span<const BranchFork> forks, const char* 
     const std::int64_t tokens = tokens_of(expects_live(fork.branch, function));
     expects(fork.count >= 0, ErrorCode::invalid_argument, function, ": count is ", fork.count, " for branch ",
             text_of(fork.branch), ", expected 0 or more");
-    expects(fork.at_token == kBranchEnd || (0 <= fork.at_token && fork.at_token <= tokens),
-            ErrorCode::invalid_argument, function, ": at_token is ", fork.at_token, " for branch ",
-            text_of(fork.branch), ", expected 0 .. ", tokens);
+    expects(fork.at_token == kBranchEnd || (0 <= fork.at_token && fork.at_token <= tokens), ErrorCode::invalid_argument,
+            function, ": at_token is ", fork.at_token, " for branch ", text_of(fork.branch), ", expected 0 .. ",
+            tokens);
     total += fork.count;
   }
   expects(total <= kInt32Max, ErrorCode::capacity_exceeded, function, ": the tree would have ", total,
@@ -423,8 +423,8 @@ void KvTree::Impl::append(std::span<const BranchId> ids, std::int64_t tokens) {
   auto next_block = acquired.begin();
   for (std::size_t i = 0; i < growths.size(); ++i) {
     const Growth& growth = growths[i];
-    const NodeIndex node = growth.in_own_node ? branches[growth.branch].tail
-                                              : add_own_node(growth, std::move(block_lists[i]));
+    const NodeIndex node =
+        growth.in_own_node ? branches[growth.branch].tail : add_own_node(growth, std::move(block_lists[i]));
     std::vector<BlockId>& blocks = topology[node].blocks;
     blocks.insert(blocks.end(), next_block, next_block + growth.new_blocks);
     next_block += growth.new_blocks;
@@ -473,8 +473,8 @@ TreeSnapshot KvTree::Impl::snapshot(std::span<const BranchRow> rows) const {
     const Branch& branch = expects_live(row.branch, "KvTree::snapshot");
     const std::int64_t length = tokens_of(branch);
     expects(row.tokens == kBranchEnd || (0 <= row.tokens && row.tokens <= length), ErrorCode::invalid_argument,
-            "KvTree::snapshot: row ", row_nodes.size(), " sees ", row.tokens, " tokens of branch ",
-            text_of(row.branch), ", expected 0 .. ", length);
+            "KvTree::snapshot: row ", row_nodes.size(), " sees ", row.tokens, " tokens of branch ", text_of(row.branch),
+            ", expected 0 .. ", length);
     row_nodes.push_back(topology.find(branch.tail, std::min(row.tokens, length)));
     for (NodeIndex node = row_nodes.back(); node >= 0 && position[node] == kUnseen; node = topology[node].parent) {
       position[node] = kSeen;

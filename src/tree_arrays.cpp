@@ -273,9 +273,8 @@ TreeArrays<Exec>::TreeArrays(const Exec& exec, TreeCapacity capacity)
       arrays_(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "espalier::TreeArrays::arrays"),
               ArrayPlaces(capacity).entries()) {
   if constexpr (kIsStaged<Exec>) {
-    staging_ = decltype(staging_)(
-        Kokkos::view_alloc(Kokkos::WithoutInitializing, "espalier::TreeArrays::staging"),
-        kStagingSlots * aligned(ArrayPlaces(capacity).entries()));
+    staging_ = decltype(staging_)(Kokkos::view_alloc(Kokkos::WithoutInitializing, "espalier::TreeArrays::staging"),
+                                  kStagingSlots * aligned(ArrayPlaces(capacity).entries()));
     finished_ = decltype(finished_)("espalier::TreeArrays::finished", 1);
   }
   upload(exec, TreeSnapshot{});  // the counts in device memory are 0 from the start
@@ -291,8 +290,8 @@ template <ExecutionSpace Exec>
 void TreeArrays<Exec>::upload(const Exec& exec, const TreeSnapshot& snapshot) {
   expects_consistent(snapshot);
   const auto expects_room = [](std::int32_t capacity, std::size_t need, const char* what) {
-    expects(need <= static_cast<std::size_t>(capacity), ErrorCode::capacity_exceeded, "TreeArrays::upload: the tree has ",
-            need, " ", what, ", the capacity is ", capacity);
+    expects(need <= static_cast<std::size_t>(capacity), ErrorCode::capacity_exceeded,
+            "TreeArrays::upload: the tree has ", need, " ", what, ", the capacity is ", capacity);
   };
   expects_room(capacity_.nodes, snapshot.parent.size(), "nodes");
   expects_room(capacity_.rows, snapshot.row_node.size(), "rows");
@@ -334,8 +333,12 @@ detail::TreeView TreeArrays<Exec>::view() const {
   const ArrayPlaces places(capacity_);
   const auto node_array = [&](std::size_t which) { return arrays_.data() + places.node_array(which); };
   const auto row_array = [&](std::size_t which) { return arrays_.data() + places.row_array(which); };
-  return {nodes_,       rows_,        block_tokens_, node_array(0), node_array(1), node_array(2),
-          node_array(3), node_array(4), node_array(5), node_array(6), row_array(0),  row_array(1),
+  return {nodes_,        rows_,
+          block_tokens_, node_array(0),
+          node_array(1), node_array(2),
+          node_array(3), node_array(4),
+          node_array(5), node_array(6),
+          row_array(0),  row_array(1),
           row_array(2),  arrays_.data() + places.block_table()};
 }
 

@@ -90,7 +90,8 @@ bool TreeTopology::join(NodeIndex node) noexcept {
   if (nodes_[node].tails > 0 || child < 0 || child != nodes_[node].last_child) return false;
   TopologyNode& above = nodes_[node];
   TopologyNode& below = nodes_[child];
-  if (above.tokens > 0 && room(node) > 0 && above.continuation != child) return false;  // below began a block of its own
+  if (above.tokens > 0 && room(node) > 0 && above.continuation != child)
+    return false;  // below began a block of its own
 
   const auto shared_block = below.first_offset > 0 ? 1 : 0;
   try {

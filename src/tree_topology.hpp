@@ -22,7 +22,7 @@ struct TopologyNode {
   std::int32_t branches = 0;    ///< live branches that end here or below; -1: the node was removed
   std::int32_t change = 0;      ///< of `branches`, by the call under way
   std::int32_t first_offset = 0;
-  std::uint64_t call = 0;       ///< last call that had to do with the node
+  std::uint64_t call = 0;  ///< last call that had to do with the node
   std::int64_t tokens = 0;
   std::int64_t end = 0;         ///< tokens of the path from the root to the node's end
   std::vector<BlockId> blocks;  ///< of all its tokens; where first_offset > 0 the first one is the parent's last

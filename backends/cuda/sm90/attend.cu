@@ -1,0 +1,184 @@
+#include "backends/cuda/sm90/attend.hpp"
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "backends/cuda/sm90/instance.hpp"
+
+namespace espalier::gpu::sm90 {
+namespace {
+
+using detail::AttendParams;
+using detail::ScalarType;
+
+const Instance* find_instance(ScalarType scalar, int head_dim) {
+  const bool f16 = scalar == ScalarType::f16;
+  if (!f16 && scalar != ScalarType::bf16) return nullptr;
+  switch (head_dim) {
+    case 64: return f16 ? &kF16_64 : &kBf16_64;
+    case 96: return f16 ? &kF16_96 : &kBf16_96;
+    case 128: return f16 ? &kF16_128 : &kBf16_128;
+    case 192: return f16 ? &kF16_192 : &kBf16_192;
+    case 256: return f16 ? &kF16_256 : &kBf16_256;
+    default: return nullptr;
+  }
+}
+
+/// The driver's function is looked up through the runtime, so that nothing links against the driver.
+using EncodeFunction = decltype(&cuTensorMapEncodeTiled);
+
+EncodeFunction encode_function() {
+  static const EncodeFunction function = [] {
+    void* address = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &address, 12000, cudaEnableDefault, &found);
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<EncodeFunction>(address)
+               : nullptr;
+  }();
+  return function;
+}
+
+struct MapShape {
+  std::uint32_t rank;
+  cuuint64_t size[5];
+  cuuint64_t stride[4];  ///< elements, of dimensions 1 and up
+  cuuint32_t box[5];
+};
+
+bool encode(CUtensorMap* map, ScalarType scalar, const void* base, MapShape shape) {
+  cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
+  for (std::uint32_t i = 0; i + 1 < shape.rank; ++i) shape.stride[i] *= 2;
+  return encode_function()(map,
+                           scalar == ScalarType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                           shape.rank, const_cast<void*>(base), shape.size, shape.stride, shape.box, element_stride,
+                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/// Coordinates (d, token in block, chunk, head, block). The number of blocks is not known here and need not be: the
+/// block table is trusted, as it is by every other kernel.
+MapShape kv_shape(const AttendParams& p, std::int64_t token_stride, std::int64_t head_stride, std::int64_t block_stride,
+                  std::uint32_t tokens, bool all_chunks) {
+  const bool split = all_chunks && p.head_dim % kChunk == 0;
+  const auto unsigned_of = [](auto value) { return static_cast<cuuint64_t>(value); };
+  MapShape shape = {5, {}, {}, {}};
+  shape.size[0] = unsigned_of(split ? kChunk : p.head_dim);
+  shape.size[1] = unsigned_of(p.block_tokens);
+  shape.size[2] = unsigned_of(split ? p.head_dim / kChunk : 1);
+  shape.size[3] = unsigned_of(p.kv_heads);
+  shape.size[4] = 0x7fffffff;
+  shape.stride[0] = unsigned_of(token_stride);
+  shape.stride[1] = unsigned_of(kChunk);
+  shape.stride[2] = unsigned_of(head_stride);
+  shape.stride[3] = unsigned_of(block_stride);
+  const cuuint32_t box[5] = {kChunk, tokens, static_cast<cuuint32_t>(shape.size[2]), 1, 1};
+  for (int i = 0; i < 5; ++i) shape.box[i] = box[i];
+  return shape;
+}
+
+MapShape q_shape(const FusedParams& params, std::uint32_t heads, std::uint32_t rows) {
+  const AttendParams& p = params.attend;
+  return {3,
+          {static_cast<cuuint64_t>(p.head_dim), static_cast<cuuint64_t>(p.query_heads),
+           static_cast<cuuint64_t>(params.q_rows)},
+          {static_cast<cuuint64_t>(p.q_head_stride), static_cast<cuuint64_t>(p.q_row_stride)},
+          {kChunk, heads, rows}};
+}
+
+bool encode_maps(const FusedParams& params, Arguments& a) {
+  const AttendParams& p = params.attend;
+  const auto kv = [&](CUtensorMap* k, CUtensorMap* v, int tokens, bool all_chunks) {
+    const auto count = static_cast<std::uint32_t>(tokens);
+    return encode(k, p.scalar, p.k,
+                  kv_shape(p, p.k_token_stride, p.k_head_stride, p.k_block_stride, count, all_chunks)) &&
+           encode(v, p.scalar, p.v,
+                  kv_shape(p, p.v_token_stride, p.v_head_stride, p.v_block_stride, count, all_chunks));
+  };
+  bool ok = kv(&a.k_token, &a.v_token, 1, false);
+  a.k_run = a.k_page = a.k_token;  // unused where blocks do not fit them
+  a.v_run = a.v_page = a.v_token;
+  if (a.page_tokens > 0) {
+    ok = ok && kv(&a.k_run, &a.v_run, detail::kNarrowTokens, true) && kv(&a.k_page, &a.v_page, a.page_tokens, false);
+  }
+  ok = ok && encode(&a.q_pair, p.scalar, p.q, q_shape(params, 1, 1));
+  a.q_rows = a.q_pair;
+  if (a.rows_per_wide_tile > 0) {
+    ok = ok && encode(&a.q_rows, p.scalar, p.q,
+                      q_shape(params, static_cast<std::uint32_t>(a.group),
+                              static_cast<std::uint32_t>(a.rows_per_wide_tile)));
+  }
+  return ok;
+}
+
+cudaError_t make_arguments(const FusedParams& params, const Instance& instance, Arguments& a) {
+  const AttendParams& p = params.attend;
+  a.plan = params.plan;
+  a.q = p.q;
+  a.out = p.out;
+  a.lse = p.lse;
+  a.q_row_stride = p.q_row_stride;
+  a.q_head_stride = p.q_head_stride;
+  a.out_row_stride = p.out_row_stride;
+  a.out_head_stride = p.out_head_stride;
+  a.lse_row_stride = p.lse_row_stride;
+  a.group = p.query_heads / p.kv_heads;
+  a.kv_heads = p.kv_heads;
+  a.block_tokens = p.block_tokens;
+  a.page_tokens = 0;
+  for (int page = 16; page <= instance.wide_tokens; page *= 2) {
+    if (p.block_tokens % page == 0) a.page_tokens = page;
+  }
+  a.rows_per_wide_tile =
+      a.group <= detail::kWidePairs && detail::kWidePairs % a.group == 0 ? detail::kWidePairs / a.group : 0;
+  a.by_group = make_divisor(a.group);
+  a.by_block_tokens = make_divisor(p.block_tokens);
+  a.soft_cap = p.soft_cap;
+  a.transform = p.soft_cap != 0.0f || !(p.scale > 0.0f);
+  a.weight_scale = a.transform ? kLog2E : p.scale * kLog2E;
+  a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
+  if (!encode_function()) return cudaErrorNotSupported;
+  return encode_maps(params, a) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+enum class Part { both, main, merge };
+
+cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
+  if (unsupported_reason(params.attend)) return cudaErrorNotSupported;
+  const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
+  Arguments arguments;
+  cudaError_t error = make_arguments(params, instance, arguments);
+  if (error != cudaSuccess) return error;
+  if (part != Part::merge) error = instance.main(arguments, stream, params.overlap_predecessor);
+  if (error == cudaSuccess && part != Part::main) error = instance.merge(arguments, stream, true);
+  return error;
+}
+
+}  // namespace
+
+const char* unsupported_reason(const AttendParams& p) {
+  if (p.scalar != ScalarType::f16 && p.scalar != ScalarType::bf16) return "the scalar type is not f16 or bf16";
+  if (!find_instance(p.scalar, p.head_dim)) return "head_dim is not 64, 96, 128, 192 or 256";
+  if (p.block_tokens > 256) return "block_tokens is above 256";
+  const auto aligned = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
+  if (!aligned(p.q) || !aligned(p.k) || !aligned(p.v) || !aligned(p.out)) {
+    return "q, k, v or out does not begin at a multiple of 16 bytes";
+  }
+  for (const std::int64_t stride : {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride,
+                                    p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride,
+                                    p.out_row_stride, p.out_head_stride}) {
+    if (stride % 8 != 0 || stride < 0 || stride >= (std::int64_t{1} << 39)) {
+      return "a stride of q, k, v or out is not a multiple of 8 elements";
+    }
+  }
+  return nullptr;
+}
+
+cudaError_t attend(const FusedParams& params, cudaStream_t stream) { return run(params, stream, Part::both); }
+cudaError_t attend_main(const FusedParams& params, cudaStream_t stream) { return run(params, stream, Part::main); }
+cudaError_t attend_merge(const FusedParams& params, cudaStream_t stream) { return run(params, stream, Part::merge); }
+
+}  // namespace espalier::gpu::sm90

@@ -1,0 +1,83 @@
+#pragma once
+// What the wide and the narrow path share: where rows lie, score transforms, and stores of 16-bit rows.
+
+#include "backends/cuda/sm90/config.hpp"
+#include "backends/cuda/sm90/hopper.hpp"
+
+namespace espalier::gpu::sm90 {
+
+inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kNoPeak = -1e30f;  ///< peak of an empty softmax: finite, so that differences stay finite
+
+__device__ __forceinline__ int divide(int value, const Divisor& by) {
+  return by.divisor == 1 ? value : static_cast<int>(__umulhi(static_cast<unsigned>(value), by.multiplier) >> by.shift);
+}
+
+/// One (row, query head): the row as the caller numbers it.
+struct PairPlace {
+  int row;
+  int head;
+};
+
+__device__ __forceinline__ PairPlace locate_pair(const Arguments& arguments, int pair, int kv_head) {
+  const int line_row = divide(pair, arguments.by_group);
+  return {__ldg(arguments.plan.row_index + line_row), kv_head * arguments.group + pair - line_row * arguments.group};
+}
+
+template <class T>
+__device__ __forceinline__ const T* q_of(const Arguments& arguments, PairPlace place) {
+  return static_cast<const T*>(arguments.q) + place.row * arguments.q_row_stride + place.head * arguments.q_head_stride;
+}
+
+template <class T>
+__device__ __forceinline__ T* out_of(const Arguments& arguments, PairPlace place) {
+  return static_cast<T*>(arguments.out) + place.row * arguments.out_row_stride + place.head * arguments.out_head_stride;
+}
+
+__device__ __forceinline__ void store_lse(const Arguments& arguments, PairPlace place, float lse_base2) {
+  if (arguments.lse) arguments.lse[place.row * arguments.lse_row_stride + place.head] = lse_base2 / kLog2E;
+}
+
+/// Soft cap, and the scale where it is not positive. tanh(x) = 1 - 2 / (1 + e^2x): absolute error about 1e-7.
+__device__ __forceinline__ float transform_score(float score, const Arguments& arguments) {
+  const float x = score * arguments.score_scale;
+  if (arguments.soft_cap == 0.0f) return x;
+  return arguments.soft_cap * (1.0f - __fdividef(2.0f, 1.0f + exp2_fast(2.0f * kLog2E * x)));
+}
+
+/// Stores a row of which each lane of a quad holds columns 8 j + 2 quad_lane and the next one, for all j: the quad
+/// transposes 4 x 4 words, so that every store is 16 bytes wide.
+template <int HeadDim, int Words>
+__device__ __forceinline__ void store_quad_row(void* row, const std::uint32_t (&words)[Words], int quad_lane,
+                                               bool valid) {
+#pragma unroll
+  for (int k = 0; k < Words / 4; ++k) {
+    std::uint32_t a0 = words[4 * k], a1 = words[4 * k + 1], a2 = words[4 * k + 2], a3 = words[4 * k + 3];
+    std::uint32_t other = __shfl_xor_sync(kAllLanes, (quad_lane & 1) ? a0 : a1, 1);
+    if (quad_lane & 1)
+      a0 = other;
+    else
+      a1 = other;
+    other = __shfl_xor_sync(kAllLanes, (quad_lane & 1) ? a2 : a3, 1);
+    if (quad_lane & 1)
+      a2 = other;
+    else
+      a3 = other;
+    other = __shfl_xor_sync(kAllLanes, (quad_lane & 2) ? a0 : a2, 2);
+    if (quad_lane & 2)
+      a0 = other;
+    else
+      a2 = other;
+    other = __shfl_xor_sync(kAllLanes, (quad_lane & 2) ? a1 : a3, 2);
+    if (quad_lane & 2)
+      a1 = other;
+    else
+      a3 = other;
+    const int column = (4 * k + quad_lane) * 8;
+    if (valid && column < HeadDim) {
+      *reinterpret_cast<uint4*>(static_cast<char*>(row) + column * 2) = make_uint4(a0, a1, a2, a3);
+    }
+  }
+}
+
+}  // namespace espalier::gpu::sm90

@@ -1,0 +1,76 @@
+#pragma once
+// One instance: the two kernels for a scalar type and a head size, and their launch.
+
+#include <cuda_runtime.h>
+
+#include "backends/cuda/sm90/attend_kernel.hpp"
+#include "backends/cuda/sm90/merge_kernel.hpp"
+
+namespace espalier::gpu::sm90 {
+
+using LaunchFunction = cudaError_t (*)(const Arguments&, cudaStream_t, bool overlap_predecessor);
+
+struct Instance {
+  int wide_tokens;
+  LaunchFunction main;
+  LaunchFunction merge;
+};
+
+namespace instance_detail {
+
+template <class Kernel>
+cudaError_t launch(Kernel kernel, int blocks, int threads, int shared_bytes, const Arguments& arguments,
+                   cudaStream_t stream, bool overlap_predecessor) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(blocks);
+  config.blockDim = static_cast<unsigned>(threads);
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = stream;
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = overlap_predecessor ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, arguments);
+}
+
+template <class T, int HeadDim>
+cudaError_t launch_main(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
+  // The attribute belongs to the device, so it is set where it is needed; it costs less than a microsecond.
+  const cudaError_t error = cudaFuncSetAttribute(attend_kernel<T, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 Config<HeadDim>::kDynamicBytes);
+  if (error != cudaSuccess) return error;
+  return launch(attend_kernel<T, HeadDim>, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
+                stream, overlap_predecessor);
+}
+
+/// Few rows: many warps with little each. Many rows: few warps, since each reads a list.
+template <class T, int HeadDim>
+cudaError_t launch_merge(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
+  const std::int64_t pairs = static_cast<std::int64_t>(arguments.plan.max_rows) * arguments.group;
+  const std::int64_t results = pairs * arguments.kv_heads;
+  const std::int64_t lists = (pairs + detail::kMergePairs - 1) / detail::kMergePairs * arguments.kv_heads;
+  const auto run = [&](auto kernel, int passes) {
+    const int parts = detail::kMergePairs / (passes * MergeShape<HeadDim>::kRowsTogether);
+    const std::int64_t warps = lists * parts;
+    constexpr int kWarps = kMergeThreads / kWaveLanes;
+    return launch(kernel, static_cast<int>((warps + kWarps - 1) / kWarps), kMergeThreads, 0, arguments, stream,
+                  overlap_predecessor);
+  };
+  if (results < 6000) return run(merge_kernel<T, HeadDim, 1>, 1);
+  if (results < 12000) return run(merge_kernel<T, HeadDim, 2>, 2);
+  return run(merge_kernel<T, HeadDim, 4>, 4);
+}
+
+}  // namespace instance_detail
+
+template <class T, int HeadDim>
+constexpr Instance make_instance() {
+  return {Config<HeadDim>::kWideTokens, instance_detail::launch_main<T, HeadDim>,
+          instance_detail::launch_merge<T, HeadDim>};
+}
+
+extern const Instance kBf16_64, kBf16_96, kBf16_128, kBf16_192, kBf16_256;
+extern const Instance kF16_64, kF16_96, kF16_128, kF16_192, kF16_256;
+
+}  // namespace espalier::gpu::sm90

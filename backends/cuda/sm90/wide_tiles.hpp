@@ -1,0 +1,485 @@
+#pragma once
+// Wide tiles: up to 128 pairs of one node, bound by the matrix units. One producer warp fills stages of K and V with
+// the copy engine; two consumer warpgroups hold 64 pairs each, scores = Q K^T and output += P V by wgmma. While one
+// warpgroup computes softmax, the other has the matrix units (the barriers kTurn), and within a warpgroup the scores of
+// the next stage are in flight beside the second product of this one.
+
+#include "backends/cuda/sm90/common.hpp"
+#include "backends/cuda/sm90/wgmma.hpp"
+
+namespace espalier::gpu::sm90 {
+
+/// Named barriers of the block.
+enum NamedBarrier : int {
+  kTurn = 1,      ///< and 2: the turn of each consumer warpgroup on the matrix units
+  kGroup = 4,     ///< and 5: within a consumer warpgroup
+  kConsumers = 6  ///< both consumer warpgroups
+};
+
+template <int HeadDim>
+struct WideBarriers {
+  std::uint64_t k_full[Config<HeadDim>::kWideStages], k_empty[Config<HeadDim>::kWideStages];
+  std::uint64_t v_full[Config<HeadDim>::kWideStages], v_empty[Config<HeadDim>::kWideStages];
+  std::uint64_t q_full, q_empty;
+
+  __device__ __forceinline__ void init() {
+    for (int stage = 0; stage < Config<HeadDim>::kWideStages; ++stage) {
+      barrier_init(shared_address(&k_full[stage]), 1);
+      barrier_init(shared_address(&k_empty[stage]), 2);
+      barrier_init(shared_address(&v_full[stage]), 1);
+      barrier_init(shared_address(&v_empty[stage]), 2);
+    }
+    barrier_init(shared_address(&q_full), 1);
+    barrier_init(shared_address(&q_empty), 2);
+  }
+};
+
+/// Shared memory of the wide path: Q [chunk][128 pairs][64], then K stages and V stages [chunk][tokens][64], all with
+/// the 128-byte swizzle of the copy engine.
+template <int HeadDim>
+struct WideMemory {
+  using C = Config<HeadDim>;
+  std::uint32_t base;
+  WideBarriers<HeadDim>* barriers;
+
+  __device__ __forceinline__ std::uint32_t q() const { return base; }
+  __device__ __forceinline__ std::uint32_t k(int stage) const {
+    return base + C::kWideQBytes + stage * C::kWideStageBytes;
+  }
+  __device__ __forceinline__ std::uint32_t v(int stage) const { return k(C::kWideStages + stage); }
+};
+
+// ------------------------------------------------------------------------------------------------------- producer
+
+/// One warp. Tiles [begin, end) of the block.
+template <int HeadDim>
+class WideProducer {
+  using C = Config<HeadDim>;
+
+ public:
+  __device__ __forceinline__ WideProducer(const Arguments& arguments, const WideMemory<HeadDim>& memory)
+      : arguments_(arguments), memory_(memory), lane_(threadIdx.x % kWaveLanes) {}
+
+  /// Fetches descriptors of the first tile; reads nothing that a preceding launch writes.
+  __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
+    find_tile(tile);
+    find_page(0);
+    find_rows(tile);
+  }
+
+  __device__ __forceinline__ void run(const detail::FusedTile* tiles, int begin, int end) {
+    int stage = 0;
+    std::uint32_t parity = 0, q_parity = 0;
+    for (int number = begin; number < end; ++number) {
+      const detail::FusedTile* tile = tiles + number;
+      if (number > begin) prepare(tile);
+      const int kv_head = tile->kv_head, stages = (tokens_ + C::kWideTokens - 1) / C::kWideTokens;
+      for (int s = 0; s < stages; ++s) {
+        const int block = page_block_, offset = page_offset_;
+        if (s + 1 < stages) find_page(s + 1);
+        barrier_wait(shared_address(&memory_.barriers->k_empty[stage]), parity ^ 1);
+        copy_stage(&arguments_.k_page, &arguments_.k_token, memory_.k(stage), &memory_.barriers->k_full[stage], s,
+                   kv_head, block, offset);
+        if (s == 0) {
+          barrier_wait(shared_address(&memory_.barriers->q_empty), q_parity ^ 1);
+          q_parity ^= 1;
+          copy_q_rows(tile);
+        }
+        barrier_wait(shared_address(&memory_.barriers->v_empty[stage]), parity ^ 1);
+        copy_stage(&arguments_.v_page, &arguments_.v_token, memory_.v(stage), &memory_.barriers->v_full[stage], s,
+                   kv_head, block, offset);
+        if (++stage == C::kWideStages) {
+          stage = 0;
+          parity ^= 1;
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void find_tile(const detail::FusedTile* tile) {
+    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + tile->segment_begin));
+    table_begin_ = segment.x;
+    place_ = segment.z + tile->skip;
+    tokens_ = tile->tokens;
+    const int page = arguments_.page_tokens;
+    paged_ = page > 0 && (place_ & (page - 1)) == 0;
+  }
+
+  /// The page of this lane in stage s.
+  __device__ __forceinline__ void find_page(int s) {
+    const int first = s * C::kWideTokens + lane_ * arguments_.page_tokens;
+    if (paged_ && lane_ * arguments_.page_tokens < C::kWideTokens && first < tokens_) find_token(first);
+  }
+
+  __device__ __forceinline__ void find_token(int token) {
+    const int entry = divide(place_ + token, arguments_.by_block_tokens);
+    page_offset_ = place_ + token - entry * arguments_.block_tokens;
+    page_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
+  }
+
+  /// Whether one copy can bring all rows of Q: they follow one another for the caller, too.
+  __device__ __forceinline__ void find_rows(const detail::FusedTile* tile) {
+    rows_together_ = false;
+    if (arguments_.rows_per_wide_tile == 0) return;
+    const int first = divide(tile->pair_begin, arguments_.by_group);
+    if (first * arguments_.group != tile->pair_begin) return;
+    const int rows = divide(tile->pairs + arguments_.group - 1, arguments_.by_group);
+    first_row_ = __ldg(arguments_.plan.row_index + first);
+    bool together = true;
+    for (int i = lane_; i < rows; i += kWaveLanes) {
+      together &= __ldg(arguments_.plan.row_index + first + i) == first_row_ + i;
+    }
+    rows_together_ = __all_sync(kAllLanes, together);
+  }
+
+  __device__ __forceinline__ void copy_stage(const CUtensorMap* page_map, const CUtensorMap* token_map,
+                                             std::uint32_t destination, std::uint64_t* full_barrier, int s, int kv_head,
+                                             int block, int offset) {
+    const std::uint32_t full = shared_address(full_barrier);
+    const int tokens = min(C::kWideTokens, tokens_ - s * C::kWideTokens);
+    if (paged_) {
+      const int page = arguments_.page_tokens;
+      const int pages = (tokens + page - 1) / page;
+      if (lane_ == 0) barrier_expect(full, pages * page * C::kRowBytes);
+      __syncwarp();
+      if (lane_ < pages) {
+#pragma unroll
+        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+          copy_kv(destination + chunk * C::kWideTokens * 128 + lane_ * page * 128, page_map, full, chunk * kChunk,
+                  offset, 0, kv_head, block, kEvictNormal);
+        }
+      }
+      return;
+    }
+    if (lane_ == 0) barrier_expect(full, tokens * C::kRowBytes);
+    __syncwarp();
+    for (int i = lane_; i < tokens; i += kWaveLanes) {
+      find_token(s * C::kWideTokens + i);
+#pragma unroll
+      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+        copy_kv(destination + chunk * C::kWideTokens * 128 + i * 128, token_map, full, chunk * kChunk, page_offset_, 0,
+                kv_head, page_block_, kEvictNormal);
+      }
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ void copy_q_rows(const detail::FusedTile* tile) {
+    const std::uint32_t full = shared_address(&memory_.barriers->q_full);
+    if (rows_together_) {
+      if (lane_ == 0) barrier_expect(full, C::kWideQBytes);
+      __syncwarp();
+      if (lane_ < C::kChunks) {
+        copy_q(memory_.q() + lane_ * detail::kWidePairs * 128, &arguments_.q_rows, full, lane_ * kChunk,
+               tile->kv_head * arguments_.group, first_row_);
+      }
+      return;
+    }
+    const int pairs = tile->pairs;
+    if (lane_ == 0) barrier_expect(full, pairs * C::kRowBytes);
+    __syncwarp();
+    for (int i = lane_; i < pairs; i += kWaveLanes) {
+      const PairPlace place = locate_pair(arguments_, tile->pair_begin + i, tile->kv_head);
+#pragma unroll
+      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+        copy_q(memory_.q() + chunk * detail::kWidePairs * 128 + i * 128, &arguments_.q_pair, full, chunk * kChunk,
+               place.head, place.row);
+      }
+    }
+    __syncwarp();
+  }
+
+  const Arguments& arguments_;
+  const WideMemory<HeadDim>& memory_;
+  const int lane_;
+  int table_begin_ = 0, place_ = 0, tokens_ = 0;
+  bool paged_ = false;
+  int page_block_ = 0, page_offset_ = 0;
+  bool rows_together_ = false;
+  int first_row_ = 0;
+};
+
+// ------------------------------------------------------------------------------------------------------- consumers
+
+/// One warpgroup, `group_` 0 or 1. A thread holds, of rows 64 * group_ + 16 * warp + lane / 4 and 8 below it, the
+/// columns 8 j + 2 (lane % 4) and the next one.
+template <class T, int HeadDim>
+class WideConsumer {
+  using C = Config<HeadDim>;
+  static constexpr int kTokens = C::kWideTokens;
+  static constexpr int kScores = kTokens / 2;  ///< accumulators of a thread
+  static constexpr int kOutputs = C::kPadded / 2;
+
+ public:
+  __device__ __forceinline__ WideConsumer(const Arguments& arguments, const WideMemory<HeadDim>& memory, int group)
+      : arguments_(arguments), memory_(memory), group_(group), thread_(threadIdx.x % 128) {}
+
+  __device__ __forceinline__ void run(const detail::FusedTile* tiles, int begin, int end) {
+    WideBarriers<HeadDim>& barriers = *memory_.barriers;
+    const bool elected = thread_ == 0;
+    float scores[kScores], output[kOutputs];
+    std::uint32_t weights[kTokens / 4];
+    int stage = 0;
+    std::uint32_t parity = 0, q_parity = 0;
+#pragma unroll 1
+    for (int number = begin; number < end; ++number) {
+      const detail::FusedTile* tile = tiles + number;
+      const int pairs = tile->pairs, tokens = tile->tokens, stages = (tokens + kTokens - 1) / kTokens;
+      barrier_wait(shared_address(&barriers.q_full), q_parity);
+      q_parity ^= 1;
+      if (pairs <= group_ * 64) {
+        skip_tile(stages, stage, parity);
+        continue;
+      }
+      const bool take_turns = pairs > 64;
+      limit_[0] = limit_[1] = tokens;
+      if (tile->flags & detail::kTileLimited) find_limits(tile);
+      peak_[0] = peak_[1] = kNoPeak;
+      weight_[0] = weight_[1] = 0.0f;
+
+      barrier_wait(shared_address(&barriers.k_full[stage]), parity);
+      wgmma_fence();
+      multiply_qk(scores, stage);
+      wgmma_commit();
+      wgmma_wait<0>();
+      if (elected) {
+        barrier_arrive(shared_address(&barriers.k_empty[stage]));
+        if (stages == 1) barrier_arrive(shared_address(&barriers.q_empty));
+      }
+      softmax(scores, 0);
+      pack_weights(scores, weights);
+#pragma unroll 1
+      for (int s = 1; s < stages; ++s) {
+        const int v_stage = stage;
+        const std::uint32_t v_parity = parity;
+        if (++stage == C::kWideStages) {
+          stage = 0;
+          parity ^= 1;
+        }
+        barrier_wait(shared_address(&barriers.k_full[stage]), parity);
+        if (take_turns) named_sync<256>(kTurn + group_);
+        wgmma_fence();
+        multiply_qk(scores, stage);
+        wgmma_commit();
+        barrier_wait(shared_address(&barriers.v_full[v_stage]), v_parity);
+        wgmma_fence();
+        multiply_pv(output, weights, v_stage, s == 1);
+        wgmma_commit();
+        if (take_turns) named_arrive<256>(kTurn + (group_ ^ 1));
+        wgmma_wait<1>();
+        if (elected) {
+          barrier_arrive(shared_address(&barriers.k_empty[stage]));
+          if (s == stages - 1) barrier_arrive(shared_address(&barriers.q_empty));
+        }
+        softmax(scores, s * kTokens);
+        wgmma_wait<0>();
+        if (elected) barrier_arrive(shared_address(&barriers.v_empty[v_stage]));
+        pack_weights(scores, weights);
+#pragma unroll
+        for (int j = 0; j < kOutputs / 4; ++j) {
+          output[4 * j] *= factor_[0];
+          output[4 * j + 1] *= factor_[0];
+          output[4 * j + 2] *= factor_[1];
+          output[4 * j + 3] *= factor_[1];
+        }
+      }
+      barrier_wait(shared_address(&barriers.v_full[stage]), parity);
+      clear_tail(stage, tokens - (stages - 1) * kTokens);
+      wgmma_fence();
+      multiply_pv(output, weights, stage, stages == 1);
+      wgmma_commit();
+      finish(tile, output, [&] {
+        wgmma_wait<0>();
+        if (elected) barrier_arrive(shared_address(&barriers.v_empty[stage]));
+      });
+      if (++stage == C::kWideStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  }
+
+ private:
+  /// The other warpgroup has all pairs of the tile.
+  __device__ __forceinline__ void skip_tile(int stages, int& stage, std::uint32_t& parity) {
+    WideBarriers<HeadDim>& barriers = *memory_.barriers;
+    for (int s = 0; s < stages; ++s) {
+      barrier_wait(shared_address(&barriers.k_full[stage]), parity);
+      barrier_wait(shared_address(&barriers.v_full[stage]), parity);
+      named_sync<128>(kGroup + group_);
+      if (thread_ == 0) {
+        barrier_arrive(shared_address(&barriers.k_empty[stage]));
+        barrier_arrive(shared_address(&barriers.v_empty[stage]));
+      }
+      if (++stage == C::kWideStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    if (thread_ == 0) barrier_arrive(shared_address(&barriers.q_empty));
+  }
+
+  __device__ __forceinline__ int row_of_thread(int half) const {
+    return group_ * 64 + thread_ / kWaveLanes * 16 + thread_ % kWaveLanes / 4 + 8 * half;
+  }
+
+  __device__ __forceinline__ void find_limits(const detail::FusedTile* tile) {
+    const int2 own = __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + tile->segment_begin) + 3);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = divide(tile->pair_begin + min(row_of_thread(half), tile->pairs - 1), arguments_.by_group);
+      if (row < own.x) {
+        const int visible = __ldg(arguments_.plan.row_visible + row) - own.y - tile->skip;
+        limit_[half] = max(min(visible, tile->tokens), 0);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply_qk(float (&scores)[kScores], int stage) {
+    const std::uint32_t q = memory_.q() + group_ * 8192, k = memory_.k(stage);
+#pragma unroll
+    for (int slice = 0; slice < C::kPadded / 16; ++slice) {
+      const std::uint64_t a = matrix_descriptor(q + slice / 4 * detail::kWidePairs * 128 + slice % 4 * 32, 16, 1024);
+      const std::uint64_t b = matrix_descriptor(k + slice / 4 * kTokens * 128 + slice % 4 * 32, 16, 1024);
+      if constexpr (kTokens == 128)
+        wgmma_n128<T>(scores, a, b, slice > 0);
+      else
+        wgmma_n64<T>(scores, a, b, slice > 0);
+    }
+  }
+
+  __device__ __forceinline__ void multiply_pv(float (&output)[kOutputs], const std::uint32_t (&weights)[kTokens / 4],
+                                              int stage, bool first) {
+    const std::uint32_t v = memory_.v(stage);
+#pragma unroll
+    for (int slice = 0; slice < kTokens / 16; ++slice) {
+      const int accumulate = !(first && slice == 0);
+#pragma unroll
+      for (int chunk = 0; chunk < C::kChunks; chunk += 2) {
+        const std::uint64_t b = matrix_descriptor(v + chunk * kTokens * 128 + slice * 2048, kTokens * 128, 1024);
+        if (chunk + 1 < C::kChunks)
+          wgmma_n128<T>(output + chunk * 32, weights + slice * 4, b, accumulate);
+        else
+          wgmma_n64<T>(output + chunk * 32, weights + slice * 4, b, accumulate);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void softmax(float (&scores)[kScores], int first_token) {
+    const float scale = arguments_.weight_scale;
+    const int quad_lane = thread_ % 4;
+    if (arguments_.transform) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) scores[i] = transform_score(scores[i], arguments_);
+    }
+    const int left0 = limit_[0] - first_token, left1 = limit_[1] - first_token;
+    if (left0 < kTokens || left1 < kTokens) {
+#pragma unroll
+      for (int j = 0; j < kScores / 4; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int token = j * 8 + quad_lane * 2 + e;
+          if (token >= left0) scores[4 * j + e] = -INFINITY;
+          if (token >= left1) scores[4 * j + 2 + e] = -INFINITY;
+        }
+      }
+    }
+    float top0 = scores[0], top1 = scores[2];
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+      top0 = fmaxf(top0, fmaxf(scores[4 * j], scores[4 * j + 1]));
+      top1 = fmaxf(top1, fmaxf(scores[4 * j + 2], scores[4 * j + 3]));
+    }
+    top0 = fmaxf(top0, __shfl_xor_sync(kAllLanes, top0, 1));
+    top1 = fmaxf(top1, __shfl_xor_sync(kAllLanes, top1, 1));
+    top0 = fmaxf(fmaxf(top0, __shfl_xor_sync(kAllLanes, top0, 2)), peak_[0]);
+    top1 = fmaxf(fmaxf(top1, __shfl_xor_sync(kAllLanes, top1, 2)), peak_[1]);
+    factor_[0] = exp2_fast((peak_[0] - top0) * scale);
+    factor_[1] = exp2_fast((peak_[1] - top1) * scale);
+    peak_[0] = top0;
+    peak_[1] = top1;
+    const float shift0 = -top0 * scale, shift1 = -top1 * scale;
+    float sum0 = 0.0f, sum1 = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+      scores[4 * j] = exp2_fast(fmaf(scores[4 * j], scale, shift0));
+      scores[4 * j + 1] = exp2_fast(fmaf(scores[4 * j + 1], scale, shift0));
+      scores[4 * j + 2] = exp2_fast(fmaf(scores[4 * j + 2], scale, shift1));
+      scores[4 * j + 3] = exp2_fast(fmaf(scores[4 * j + 3], scale, shift1));
+      sum0 += scores[4 * j] + scores[4 * j + 1];
+      sum1 += scores[4 * j + 2] + scores[4 * j + 3];
+    }
+    weight_[0] = weight_[0] * factor_[0] + sum0;
+    weight_[1] = weight_[1] * factor_[1] + sum1;
+  }
+
+  __device__ __forceinline__ void pack_weights(const float (&scores)[kScores], std::uint32_t (&weights)[kTokens / 4]) {
+#pragma unroll
+    for (int k = 0; k < kTokens / 4; ++k) weights[k] = pack<T>(scores[2 * k], scores[2 * k + 1]);
+  }
+
+  /// Zeroes V beyond the tile's tokens: other nodes' tokens or memory that nothing was written to yet, of which
+  /// 0 * NaN would be NaN. Both warpgroups write the same zeros, each before its own product.
+  __device__ __forceinline__ void clear_tail(int stage, int tokens) {
+    if (tokens >= kTokens) return;
+    const int words = (kTokens - tokens) * 8;  // of 16 bytes, in each chunk
+#pragma unroll
+    for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+      const std::uint32_t first = memory_.v(stage) + chunk * kTokens * 128 + tokens * 128;
+      for (int i = thread_; i < words; i += 128) {
+        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(first + i * 16), "r"(0) : "memory");
+      }
+    }
+    fence_async_proxy();
+    named_sync<128>(kGroup + group_);
+  }
+
+  /// Normalises and stores the rows of this thread; `await_output` returns once the last product is complete.
+  template <class Await>
+  __device__ __forceinline__ void finish(const detail::FusedTile* tile, float (&output)[kOutputs], Await await_output) {
+    const int quad_lane = thread_ % 4;
+    const bool direct = tile->flags & detail::kTileDirect;
+    float inverse[2];
+    char* target[2];
+    bool valid[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float weight = weight_[half];
+      weight += __shfl_xor_sync(kAllLanes, weight, 1);
+      weight += __shfl_xor_sync(kAllLanes, weight, 2);
+      inverse[half] = weight > 0.0f ? 1.0f / weight : 0.0f;
+      const float lse = weight > 0.0f ? peak_[half] * arguments_.weight_scale + __log2f(weight) : -INFINITY;
+      const int row = row_of_thread(half);
+      valid[half] = row < tile->pairs;
+      if (direct) {
+        const PairPlace place = locate_pair(arguments_, tile->pair_begin + min(row, tile->pairs - 1), tile->kv_head);
+        target[half] = reinterpret_cast<char*>(out_of<T>(arguments_, place));
+        if (quad_lane == 0 && valid[half]) store_lse(arguments_, place, lse);
+      } else {
+        target[half] = static_cast<char*>(arguments_.plan.partial_out) +
+                       static_cast<std::int64_t>(tile->partial_begin + row) * (HeadDim * 2);
+        if (quad_lane == 0 && valid[half]) arguments_.plan.partial_lse[tile->partial_begin + row] = lse;
+      }
+    }
+    await_output();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t words[kOutputs / 4];
+#pragma unroll
+      for (int j = 0; j < kOutputs / 4; ++j) {
+        words[j] = pack<T>(output[4 * j + 2 * half] * inverse[half], output[4 * j + 2 * half + 1] * inverse[half]);
+      }
+      store_quad_row<HeadDim>(target[half], words, quad_lane, valid[half]);
+    }
+  }
+
+  const Arguments& arguments_;
+  const WideMemory<HeadDim>& memory_;
+  const int group_;
+  const int thread_;
+  int limit_[2];  ///< tokens of the tile that each row sees
+  float peak_[2], weight_[2], factor_[2];
+};
+
+}  // namespace espalier::gpu::sm90

@@ -1,0 +1,677 @@
+// Stand-alone driver of the fused CUDA kernels: no Kokkos, the plan made on the host. It regenerates named workloads,
+// lays K and V in shuffled blocks, several layers with their own K and V so that L2 is as cold as in a model, checks
+// every output against a reference kernel in the same run, and times a captured graph of all layers.
+//
+//   attend_driver [--workload NAME --heads QUERY,KV,HEAD_DIM] [--dtype bf16|f16] [--block-tokens N] [--layers N]
+//                 [--repeat N] [--csv FILE] [--validate CASES] [--seed N]
+//
+// Without --workload: the published table. Exit code 1 where a result is wrong.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "backends/cuda/sm90/attend.hpp"
+#include "perf/gpu/fused_planner.hpp"
+#include "perf/gpu/workload.hpp"
+
+namespace {
+
+using namespace espalier;
+using detail::AttendParams;
+using detail::ScalarType;
+using gpu::sm90::FusedParams;
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "attend_driver: %s: %s\n", what, cudaGetErrorString(error));
+  std::exit(2);
+}
+
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(std::size_t size) : size_(size) {
+    check(cudaMalloc(&data_, std::max<std::size_t>(size * sizeof(T), 256)), "allocation");
+  }
+  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
+    if (!values.empty()) {
+      check(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
+    }
+  }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  DeviceArray(DeviceArray&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+  ~DeviceArray() { cudaFree(data_); }
+
+  [[nodiscard]] T* data() const { return data_; }
+  [[nodiscard]] std::vector<T> download() const {
+    std::vector<T> values(size_);
+    check(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost), "download");
+    return values;
+  }
+  void fill(int byte) { check(cudaMemset(data_, byte, std::max<std::size_t>(size_ * sizeof(T), 256)), "fill"); }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_;
+};
+
+// ---------------------------------------------------------------------------------------------------- reference
+
+template <class T>
+__device__ float to_float_of(T value) {
+  return static_cast<float>(value);
+}
+
+/// Sums of four uniform numbers: nearly normal, variance 1.
+template <class T>
+__global__ void fill_random(T* values, std::size_t count, std::uint32_t seed) {
+  for (std::size_t i = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x; i < count;
+       i += std::size_t{gridDim.x} * blockDim.x) {
+    std::uint64_t z = (i + 1) * 0x9E3779B97F4A7C15ull + seed * 0xD1B54A32D192ED03ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    const float sum = static_cast<float>((z & 0xffff) + ((z >> 16) & 0xffff) + ((z >> 32) & 0xffff) + (z >> 48));
+    values[i] = T((sum * (1.0f / 65536.0f) - 2.0f) * 1.7320508f);
+  }
+}
+
+struct DeviceTree {
+  DeviceArray<int> parent, tokens, first_block, first_offset, row_node, row_visible, row_index, block_table;
+  explicit DeviceTree(const perf::Tree& t)
+      : parent(t.parent),
+        tokens(t.tokens),
+        first_block(t.first_block),
+        first_offset(t.first_offset),
+        row_node(t.row_node),
+        row_visible(t.row_visible),
+        row_index(t.row_index),
+        block_table(t.block_table) {}
+};
+
+struct ReferenceArguments {
+  AttendParams p;
+  const int *parent, *tokens, *first_block, *first_offset, *row_node, *row_visible, *row_index, *block_table;
+  float* out;  // [rows, query_heads, head_dim], rows as the caller numbers them
+  float* lse;  // [rows, query_heads]
+};
+
+/// One block for one (row, query head): eight warps share the tokens, lanes share head_dim. All in float.
+template <class T>
+__global__ void reference_kernel(ReferenceArguments a) {
+  const int line_row = blockIdx.x, head = blockIdx.y, kv_head = head / (a.p.query_heads / a.p.kv_heads);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = a.row_index[line_row];
+  const T* q = static_cast<const T*>(a.p.q) + row * a.p.q_row_stride + head * a.p.q_head_stride;
+  float query[8], sum[8] = {}, peak = -1e30f, weight = 0;
+  for (int i = 0; i < 8; ++i) query[i] = lane + 32 * i < a.p.head_dim ? to_float_of(q[lane + 32 * i]) : 0.0f;
+  for (int node = a.row_node[line_row], own = 1; node >= 0; node = a.parent[node], own = 0) {
+    const int tokens = own ? min(a.row_visible[line_row], a.tokens[node]) : a.tokens[node];
+    for (int t = warp; t < tokens; t += 8) {
+      const int place = a.first_offset[node] + t;
+      const std::int64_t block = a.block_table[a.first_block[node] + place / a.p.block_tokens];
+      const int offset = place % a.p.block_tokens;
+      const T* k = static_cast<const T*>(a.p.k) + block * a.p.k_block_stride + offset * a.p.k_token_stride +
+                   kv_head * a.p.k_head_stride;
+      const T* v = static_cast<const T*>(a.p.v) + block * a.p.v_block_stride + offset * a.p.v_token_stride +
+                   kv_head * a.p.v_head_stride;
+      float score = 0;
+      for (int i = 0; i < 8; ++i) {
+        if (lane + 32 * i < a.p.head_dim) score += query[i] * to_float_of(k[lane + 32 * i]);
+      }
+      for (int step = 16; step; step >>= 1) score += __shfl_xor_sync(0xffffffffu, score, step);
+      score *= a.p.scale;
+      if (a.p.soft_cap != 0) score = a.p.soft_cap * tanhf(score / a.p.soft_cap);
+      const float top = fmaxf(peak, score), old = expf(peak - top), fresh = expf(score - top);
+      peak = top;
+      weight = weight * old + fresh;
+      for (int i = 0; i < 8; ++i) {
+        if (lane + 32 * i < a.p.head_dim) sum[i] = sum[i] * old + fresh * to_float_of(v[lane + 32 * i]);
+      }
+    }
+  }
+  __shared__ float peaks[8], weights[8], sums[8][256];
+  if (lane == 0) {
+    peaks[warp] = peak;
+    weights[warp] = weight;
+  }
+  for (int i = 0; i < 8; ++i) sums[warp][lane + 32 * i] = sum[i];
+  __syncthreads();
+  float top = -1e30f, total = 0;
+  for (int w = 0; w < 8; ++w) top = fmaxf(top, peaks[w]);
+  for (int w = 0; w < 8; ++w) total += weights[w] * expf(peaks[w] - top);
+  for (int d = threadIdx.x; d < a.p.head_dim; d += blockDim.x) {
+    float value = 0;
+    for (int w = 0; w < 8; ++w) value += sums[w][d] * expf(peaks[w] - top);
+    a.out[(static_cast<std::int64_t>(row) * a.p.query_heads + head) * a.p.head_dim + d] = total > 0 ? value / total : 0;
+  }
+  if (threadIdx.x == 0) {
+    a.lse[static_cast<std::int64_t>(row) * a.p.query_heads + head] = total > 0 ? top + logf(total) : -INFINITY;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ problem
+
+struct Heads {
+  int query, kv, dim;
+};
+
+struct Settings {
+  Heads heads = {32, 8, 128};
+  ScalarType scalar = ScalarType::bf16;
+  int layers = 4;
+  float scale = 0;  ///< 0: 1 / sqrt(head_dim)
+  float soft_cap = 0;
+  bool head_major = false;  ///< cache [blocks, kv_heads, block_tokens, head_dim]
+  bool finite_cache = true;  ///< false: slots that no token uses hold NaN
+};
+
+struct Error {
+  double norm = 0;     ///< ||out - reference|| / ||reference||
+  double largest = 0;  ///< elementwise
+  double lse = 0;      ///< largest difference
+  bool wrong_place = false;  ///< inf or nan where the reference has none, or the other way round
+};
+
+template <class T>
+class Problem {
+ public:
+  Problem(const perf::Tree& tree, const Settings& s) : tree_(tree), settings_(s), device_tree_(tree) {
+    const std::size_t kv = static_cast<std::size_t>(tree.blocks) * static_cast<std::size_t>(tree.block_tokens) *
+                           static_cast<std::size_t>(s.heads.kv * s.heads.dim);
+    const std::size_t q = static_cast<std::size_t>(tree.rows()) * static_cast<std::size_t>(s.heads.query * s.heads.dim);
+    for (int layer = 0; layer < s.layers; ++layer) {
+      k_.emplace_back(kv);
+      v_.emplace_back(kv);
+      q_.emplace_back(q);
+      out_.emplace_back(q);
+      lse_.emplace_back(q / static_cast<std::size_t>(s.heads.dim));
+      const auto seed = static_cast<std::uint32_t>(3 * layer);
+      fill_random<<<1024, 256>>>(k_.back().data(), kv, seed + 1);
+      fill_random<<<1024, 256>>>(v_.back().data(), kv, seed + 2);
+      fill_random<<<1024, 256>>>(q_.back().data(), q, seed + 3);
+      if (!s.finite_cache) poison_unused(k_.back()), poison_unused(v_.back());
+      out_.back().fill(0xff);
+      lse_.back().fill(0xff);
+    }
+    check(cudaGetLastError(), "filling inputs");
+    check(cudaDeviceSynchronize(), "filling inputs");
+  }
+
+  [[nodiscard]] AttendParams params(int layer) const {
+    const Heads& h = settings_.heads;
+    const auto i = static_cast<std::size_t>(layer);
+    AttendParams p = {};
+    p.scalar = settings_.scalar;
+    p.query_heads = h.query;
+    p.kv_heads = h.kv;
+    p.head_dim = h.dim;
+    p.block_tokens = tree_.block_tokens;
+    p.scale = settings_.scale == 0 ? 1.0f / std::sqrt(static_cast<float>(h.dim)) : settings_.scale;
+    p.soft_cap = settings_.soft_cap;
+    p.q = q_[i].data();
+    p.k = k_[i].data();
+    p.v = v_[i].data();
+    p.out = out_[i].data();
+    p.lse = lse_[i].data();
+    p.q_head_stride = p.out_head_stride = h.dim;
+    p.q_row_stride = p.out_row_stride = h.query * h.dim;
+    p.lse_row_stride = h.query;
+    p.k_block_stride = p.v_block_stride = std::int64_t{tree_.block_tokens} * h.kv * h.dim;
+    p.k_token_stride = p.v_token_stride = settings_.head_major ? h.dim : h.kv * h.dim;
+    p.k_head_stride = p.v_head_stride = settings_.head_major ? tree_.block_tokens * h.dim : h.dim;
+    return p;
+  }
+
+  void clear_outputs() {
+    for (auto& out : out_) out.fill(0xff);
+    for (auto& lse : lse_) lse.fill(0xff);
+  }
+
+  Error compare(int layer) {
+    if (reference_.empty() || reference_layer_ != layer) make_reference(layer);
+    const std::vector<T> out = out_[static_cast<std::size_t>(layer)].download();
+    const std::vector<float> lse = lse_[static_cast<std::size_t>(layer)].download();
+    Error error;
+    double difference = 0, norm = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const double value = static_cast<float>(out[i]), expected = reference_[i];
+      if (!std::isfinite(value)) error.wrong_place = true;
+      difference += (value - expected) * (value - expected);
+      norm += expected * expected;
+      error.largest = std::max(error.largest, std::abs(value - expected));
+    }
+    error.norm = std::sqrt(difference / std::max(norm, 1e-30));
+    for (std::size_t i = 0; i < lse.size(); ++i) {
+      if (std::isinf(reference_lse_[i]) || !std::isfinite(lse[i])) {
+        if (lse[i] != reference_lse_[i]) error.wrong_place = true;
+      } else {
+        error.lse = std::max(error.lse, std::abs(static_cast<double>(lse[i]) - reference_lse_[i]));
+      }
+    }
+    return error;
+  }
+
+ private:
+  void make_reference(int layer) {
+    const Heads& h = settings_.heads;
+    const std::size_t results = static_cast<std::size_t>(tree_.rows()) * static_cast<std::size_t>(h.query);
+    DeviceArray<float> out(results * static_cast<std::size_t>(h.dim)), lse(results);
+    const ReferenceArguments a = {params(layer),
+                                  device_tree_.parent.data(),
+                                  device_tree_.tokens.data(),
+                                  device_tree_.first_block.data(),
+                                  device_tree_.first_offset.data(),
+                                  device_tree_.row_node.data(),
+                                  device_tree_.row_visible.data(),
+                                  device_tree_.row_index.data(),
+                                  device_tree_.block_table.data(),
+                                  out.data(),
+                                  lse.data()};
+    reference_kernel<T><<<dim3(static_cast<unsigned>(tree_.rows()), static_cast<unsigned>(h.query)), 256>>>(a);
+    check(cudaGetLastError(), "reference");
+    check(cudaDeviceSynchronize(), "reference");
+    reference_ = out.download();
+    reference_lse_ = lse.download();
+    reference_layer_ = layer;
+  }
+
+  /// NaN in every slot that belongs to no token.
+  void poison_unused(DeviceArray<T>& cache) {
+    std::vector<bool> used(static_cast<std::size_t>(tree_.blocks * tree_.block_tokens), false);
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      const auto node = static_cast<std::size_t>(i);
+      for (int t = 0; t < tree_.tokens[node]; ++t) {
+        const int place = tree_.first_offset[node] + t;
+        const int block = tree_.block_table[static_cast<std::size_t>(tree_.first_block[node] + place / tree_.block_tokens)];
+        used[static_cast<std::size_t>(block * tree_.block_tokens + place % tree_.block_tokens)] = true;
+      }
+    }
+    std::vector<T> values = cache.download();
+    const Heads& h = settings_.heads;
+    const AttendParams p = params(0);
+    for (std::size_t slot = 0; slot < used.size(); ++slot) {
+      if (used[slot]) continue;
+      const auto block = static_cast<std::int64_t>(slot) / tree_.block_tokens, token = static_cast<std::int64_t>(slot) % tree_.block_tokens;
+      for (int head = 0; head < h.kv; ++head) {
+        T* row = values.data() + block * p.k_block_stride + token * p.k_token_stride + head * p.k_head_stride;
+        for (int d = 0; d < h.dim; ++d) row[d] = T(NAN);
+      }
+    }
+    check(cudaMemcpy(cache.data(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
+  }
+
+  const perf::Tree& tree_;
+  Settings settings_;
+  DeviceTree device_tree_;
+  std::vector<DeviceArray<T>> k_, v_, q_, out_;
+  std::vector<DeviceArray<float>> lse_;
+  std::vector<float> reference_, reference_lse_;
+  int reference_layer_ = -1;
+};
+
+/// A host plan on the device.
+class DevicePlan {
+ public:
+  DevicePlan(const perf::Tree& tree, const perf::FusedPlan& plan, int workers, int head_dim)
+      : header_(std::vector{plan.header}),
+        segments_(plan.segments),
+        gathered_(plan.gathered),
+        wide_(plan.wide_tiles),
+        narrow_(plan.narrow_tiles),
+        wide_begin_(plan.wide_begin),
+        narrow_begin_(plan.narrow_begin),
+        merge_begin_(plan.merge_begin),
+        entries_(plan.merge_entries),
+        row_visible_(tree.row_visible),
+        row_index_(tree.row_index),
+        block_table_(tree.block_table),
+        queue_next_(1),
+        partial_out_(static_cast<std::size_t>(plan.partials) * static_cast<std::size_t>(head_dim)),
+        partial_lse_(static_cast<std::size_t>(plan.partials)) {
+    queue_next_.fill(0);
+    partial_out_.fill(0xff);
+    partial_lse_.fill(0xff);
+    view_ = {workers,
+             tree.rows(),
+             header_.data(),
+             segments_.data(),
+             gathered_.data(),
+             wide_.data(),
+             narrow_.data(),
+             wide_begin_.data(),
+             narrow_begin_.data(),
+             queue_next_.data(),
+             merge_begin_.data(),
+             entries_.data(),
+             row_visible_.data(),
+             row_index_.data(),
+             block_table_.data(),
+             partial_out_.data(),
+             partial_lse_.data()};
+  }
+  [[nodiscard]] const detail::FusedPlanView& view() const { return view_; }
+
+ private:
+  DeviceArray<detail::FusedPlanHeader> header_;
+  DeviceArray<detail::FusedSegment> segments_;
+  DeviceArray<detail::GatheredToken> gathered_;
+  DeviceArray<detail::FusedTile> wide_, narrow_;
+  DeviceArray<std::int32_t> wide_begin_, narrow_begin_, merge_begin_;
+  DeviceArray<detail::MergeEntry> entries_;
+  DeviceArray<std::int32_t> row_visible_, row_index_, block_table_;
+  DeviceArray<std::uint32_t> queue_next_;
+  DeviceArray<std::uint16_t> partial_out_;
+  DeviceArray<float> partial_lse_;
+  detail::FusedPlanView view_;
+};
+
+// ------------------------------------------------------------------------------------------------------- timing
+
+/// Median microseconds of one layer of a captured graph.
+template <class Enqueue>
+double time_graph(int layers, int repeat, cudaStream_t stream, Enqueue enqueue) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+  for (int layer = 0; layer < layers; ++layer) check(enqueue(layer), "launch");
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "graph");
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "event");
+  check(cudaEventCreate(&end), "event");
+  std::vector<float> times;
+  for (int i = 0; i < repeat + 3; ++i) {
+    check(cudaEventRecord(begin, stream), "record");
+    check(cudaGraphLaunch(exec, stream), "graph launch");
+    check(cudaEventRecord(end, stream), "record");
+    check(cudaStreamSynchronize(stream), "run");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "time");
+    if (i >= 3) times.push_back(ms * 1000.0f / static_cast<float>(layers));
+  }
+  check(cudaEventDestroy(begin), "event");
+  check(cudaEventDestroy(end), "event");
+  check(cudaGraphExecDestroy(exec), "graph");
+  check(cudaGraphDestroy(graph), "graph");
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+struct Options {
+  std::string workload, csv, dtype = "bf16", only;
+  Heads heads = {32, 8, 128};
+  int block_tokens = 0, layers = 4, repeat = 25, validate = 0, seed = 1, wide_workers = -1;
+  bool parts = true;
+  perf::PlannerConfig planner;
+};
+
+struct Target {
+  const char* name;
+  Heads heads;
+  double peer, study, goal;
+};
+
+const Target kTargets[] = {
+    {"layers:1,1024/2048,32", {16, 1, 128}, 117.4, 44.2, 39.5},
+    {"layers:1,16,64/1024,256,32", {16, 1, 128}, 14.1, 11.7, 10.5},
+    {"layers:1,10/4096,416", {32, 8, 128}, 31.3, 0, 18.6},
+    {"layers:1,1024/2048,32", {32, 8, 128}, 193.9, 92.9, 80.0},
+    {"layers:1,16,64/1024,256,32", {32, 8, 128}, 32.2, 21.6, 17.4},
+    {"layers:1,20/4000,200", {32, 8, 128}, 29.7, 21.2, 18.2},
+    {"layers:1,256/2048,64", {32, 8, 128}, 72.5, 38.8, 29.9},
+    {"layers:1,256/256,32", {32, 8, 128}, 35.0, 0, 18.8},
+    {"layers:1,256/6000,16", {32, 8, 128}, 136.1, 53.4, 49.2},
+    {"layers:1,4,16,512/1024,256,128,32", {32, 8, 128}, 89.1, 0, 32.1},
+    {"layers:1,4,16,64,256,1024/256,32,256,64,32,256", {32, 8, 128}, 392.1, 324, 304.7},
+    {"layers:1,64/20000,16", {32, 8, 128}, 99.2, 47.7, 42.6},
+    {"layers:1,8,16,32,64,256,1024/256,128,64,32,32,32,32", {32, 8, 128}, 134.2, 0, 61.0},
+    {"layers:1,8,512/32,2048,256", {32, 8, 128}, 244.5, 0, 170.0},
+    {"layers:2,8,16,256/256,256,32,32", {32, 8, 128}, 41.4, 0, 21.9},
+    {"layers:256/1024", {32, 8, 128}, 266.1, 0, 258.1},
+    {"layers:8,16,32,256/512,512,256,32", {32, 8, 128}, 65.1, 0, 41.2},
+    {"layers:1,16,64/1024,256,32", {32, 32, 128}, 49.8, 38.8, 36.9},
+    {"layers:1,64/20000,32", {32, 32, 128}, 149.2, 98.3, 93.4},
+    {"layers:1,1024/2048,32", {64, 8, 128}, 333.8, 159.8, 137.0},
+};
+
+template <class T>
+bool measure(const Options& options, const std::string& name, const Heads& heads, const Target* target, FILE* csv,
+             double& log_sum, int& count) {
+  const perf::Workload workload = perf::make_workload(name);
+  int block_tokens = options.block_tokens;
+  if (block_tokens == 0) {
+    block_tokens = 32;
+    for (const perf::NodeSpec& node : workload.nodes) {
+      if (node.tokens % 32 == 16) block_tokens = 16;
+    }
+  }
+  const perf::Tree tree = perf::make_tree(workload, {block_tokens});
+  Settings settings;
+  settings.heads = heads;
+  settings.layers = options.layers;
+  settings.scalar = options.dtype == "f16" ? ScalarType::f16 : ScalarType::bf16;
+  Problem<T> problem(tree, settings);
+  perf::PlannerConfig config = options.planner;
+  config.query_heads = heads.query;
+  config.kv_heads = heads.kv;
+  config.head_dim = heads.dim;
+  config.wide_workers = options.wide_workers;
+  const auto begin = std::chrono::steady_clock::now();
+  const perf::FusedPlan plan = perf::FusedPlanner(tree, config).plan();
+  const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+  const DevicePlan device_plan(tree, plan, config.workers, heads.dim);
+  cudaStream_t stream;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  const auto params = [&](int layer) {
+    return FusedParams{problem.params(layer), device_plan.view(), tree.rows(), true};
+  };
+  const double total =
+      time_graph(options.layers, options.repeat, stream, [&](int l) { return gpu::sm90::attend(params(l), stream); });
+  Error error;
+  for (int layer : {0, options.layers - 1}) {
+    const Error e = problem.compare(layer);
+    error.norm = std::max(error.norm, e.norm);
+    error.lse = std::max(error.lse, e.lse);
+    error.wrong_place |= e.wrong_place;
+  }
+  double kernel = 0, merge = 0;
+  if (options.parts) {
+    if (plan.header.queue_end == plan.header.queue_begin) {  // the merge resets the queue
+      kernel = time_graph(options.layers, options.repeat, stream,
+                          [&](int l) { return gpu::sm90::attend_main(params(l), stream); });
+    }
+    merge = time_graph(options.layers, options.repeat, stream,
+                       [&](int l) { return gpu::sm90::attend_merge(params(l), stream); });
+    if (kernel == 0) kernel = total - merge;
+  }
+  check(cudaStreamDestroy(stream), "stream");
+  double tokens = 0, flops = 0;
+  for (int i = 0; i < tree.nodes(); ++i) {
+    const auto node = static_cast<std::size_t>(i);
+    tokens += tree.tokens[node];
+    flops += 4.0 * heads.dim * heads.query * tree.tokens[node] * (tree.row_end[node] - tree.row_begin[node]);
+  }
+  const double bytes = tokens * heads.kv * heads.dim * 4;
+  const double floor = std::max(bytes / 4.6e6, flops / 790e6) + 3.5;
+  const bool good = !error.wrong_place && error.norm < 4e-3 && error.lse < 2e-2;
+  std::printf("%-50s %3d/%-2d %3d %7.1f us (main %6.1f merge %5.1f) %5.0f GB/s %4.0f TF floor %6.1f x%4.2f", name.c_str(),
+              heads.query, heads.kv, block_tokens, total, kernel, merge, bytes / total * 1e-3, flops / total * 1e-6, floor,
+              total / floor);
+  if (target) std::printf(" peer %6.1f study %6.1f goal %6.1f%s", target->peer, target->study, target->goal,
+                          total <= target->goal ? " ok  " : "     ");
+  std::printf(" err %.1e lse %.0e%s wide %d of %zu narrow %zu q %d partials %d predicted %.1f plan %.0f us\n", error.norm,
+              error.lse, good ? "" : " WRONG", plan.wide_workers, plan.wide_tiles.size(), plan.narrow_tiles.size(),
+              plan.header.queue_end - plan.header.queue_begin, plan.partials, plan.predicted, plan_us);
+  std::fflush(stdout);
+  if (csv) {
+    std::fprintf(csv, "\"%s\",%d,%d,%d,%s,%d,%.2f,%.2f,%.2f,%.0f,%.2f,%.2e\n", name.c_str(), heads.query, heads.kv,
+                 heads.dim, options.dtype.c_str(), block_tokens, kernel, merge, total, plan_us, floor, error.norm);
+  }
+  log_sum += std::log(total / floor);
+  ++count;
+  return good;
+}
+
+// --------------------------------------------------------------------------------------------------- validation
+
+template <class T>
+bool validate_case(std::uint32_t seed, bool verbose) {
+  std::mt19937 random(seed);
+  const auto pick = [&](std::initializer_list<int> values) {
+    return *(values.begin() + random() % values.size());
+  };
+  const perf::Workload workload =
+      random() % 8 == 0 ? perf::make_workload("chain:" + std::to_string(random() % 700) + "," + std::to_string(1 + random() % 300))
+                        : perf::random_workload(random);
+  perf::Layout layout;
+  layout.block_tokens = pick({16, 32, 64, 128, 32, 16, 1, 3, 17, 48, 100, 256});
+  layout.contiguous = random() % 4 == 0;
+  const perf::Tree tree = perf::make_tree(workload, layout);
+  Settings settings;
+  const int group = pick({1, 4, 8, 4, 2, 16, 3, 7, 32, 12}), kv = pick({1, 2, 4, 8});
+#ifdef ESPALIER_DRIVER_ALL_HEAD_DIMS
+  const int dim = pick({128, 64, 96, 192, 256});
+#else
+  const int dim = 128;
+#endif
+  settings.heads = {group * kv, kv, dim};
+  settings.layers = 1;
+  settings.scalar = std::is_same_v<T, __half> ? ScalarType::f16 : ScalarType::bf16;
+  settings.scale = random() % 8 == 0 ? -0.05f : random() % 4 == 0 ? 0.3f : 0.0f;
+  settings.soft_cap = random() % 4 == 0 ? 5.0f : 0.0f;
+  settings.head_major = random() % 3 == 0;
+  settings.finite_cache = random() % 2 == 0;
+  Problem<T> problem(tree, settings);
+  perf::PlannerConfig config;
+  config.query_heads = settings.heads.query;
+  config.kv_heads = kv;
+  config.head_dim = dim;
+  config.workers = pick({132, 132, 7, 40});
+  config.gang = pick({4, 1, 2});
+  if (random() % 4 == 0) config.large_bytes = 0;  // exercises the queue
+  config.short_tokens = pick({16, 1, 200});
+  const perf::FusedPlan plan = perf::FusedPlanner(tree, config).plan();
+  const DevicePlan device_plan(tree, plan, config.workers, dim);
+  const FusedParams params = {problem.params(0), device_plan.view(), tree.rows(), true};
+  Error error;
+  bool same = true;
+  std::vector<float> first;
+  for (int run = 0; run < 2; ++run) {
+    problem.clear_outputs();
+    check(gpu::sm90::attend(params, nullptr), "launch");
+    check(cudaDeviceSynchronize(), "run");
+    error = problem.compare(0);
+  }
+  const double limit = std::is_same_v<T, __half> ? 1e-3 : 6e-3;
+  const bool good = !error.wrong_place && error.norm < limit && error.lse < 2e-2 && same;
+  if (!good || verbose) {
+    std::printf("%s seed %u: nodes %d rows %d heads %d/%d/%d block_tokens %d%s%s scale %g cap %g workers %d wide %zu narrow %zu "
+                "queue %d gathered %zu: error %.2e largest %.2e lse %.1e%s\n",
+                good ? "ok" : "WRONG", seed, tree.nodes(), tree.rows(), settings.heads.query, kv, dim, tree.block_tokens,
+                layout.contiguous ? " contiguous" : "", settings.finite_cache ? "" : " nan", settings.scale,
+                settings.soft_cap, config.workers, plan.wide_tiles.size(), plan.narrow_tiles.size(),
+                plan.header.queue_end - plan.header.queue_begin, plan.gathered.size(), error.norm, error.largest, error.lse,
+                error.wrong_place ? " inf or nan out of place" : "");
+    std::fflush(stdout);
+  }
+  return good;
+}
+
+Options parse(int count, char** values) {
+  Options o;
+  for (int i = 1; i < count; ++i) {
+    const std::string key = values[i];
+    const auto next = [&]() -> std::string {
+      if (i + 1 >= count) {
+        std::fprintf(stderr, "attend_driver: %s needs a value\n", key.c_str());
+        std::exit(2);
+      }
+      return values[++i];
+    };
+    if (key == "--workload") o.workload = next();
+    else if (key == "--heads") {
+      const std::vector<int> h = perf::workload_detail::numbers(next());
+      o.heads = {h.at(0), h.at(1), h.at(2)};
+    } else if (key == "--dtype") o.dtype = next();
+    else if (key == "--block-tokens") o.block_tokens = std::stoi(next());
+    else if (key == "--layers") o.layers = std::stoi(next());
+    else if (key == "--repeat") o.repeat = std::stoi(next());
+    else if (key == "--csv") o.csv = next();
+    else if (key == "--validate") o.validate = std::stoi(next());
+    else if (key == "--seed") o.seed = std::stoi(next());
+    else if (key == "--only") o.only = next();
+    else if (key == "--no-parts") o.parts = false;
+    else if (key == "--wide-workers") o.wide_workers = std::stoi(next());
+    else if (key == "--gang") o.planner.gang = std::stoi(next());
+    else if (key == "--rate") o.planner.narrow_rate = std::stod(next());
+    else if (key == "--turn") o.planner.turn = std::stod(next());
+    else if (key == "--wide-block") o.planner.wide_block = std::stod(next());
+    else if (key == "--wide-fixed") o.planner.wide_fixed_blocks = std::stod(next());
+    else if (key == "--narrow-fixed") o.planner.narrow_fixed_steps = std::stod(next());
+    else if (key == "--queue-share") o.planner.queue_share = std::stod(next());
+    else if (key == "--large") o.planner.large_bytes = std::stod(next());
+    else if (key == "--short") o.planner.short_tokens = std::stoi(next());
+    else {
+      std::fprintf(stderr, "attend_driver: unknown option %s\n", key.c_str());
+      std::exit(2);
+    }
+  }
+  return o;
+}
+
+template <class T>
+bool run(const Options& options) {
+  bool good = true;
+  if (options.validate > 0) {
+    int wrong = 0;
+    for (int i = 0; i < options.validate; ++i) {
+      if (!validate_case<T>(static_cast<std::uint32_t>(options.seed + i), options.validate == 1)) ++wrong;
+    }
+    std::printf("validate %s: %d cases, %d wrong\n", options.dtype.c_str(), options.validate, wrong);
+    return wrong == 0;
+  }
+  FILE* csv = nullptr;
+  if (!options.csv.empty()) {
+    csv = std::fopen(options.csv.c_str(), "w");
+    if (!csv) {
+      std::fprintf(stderr, "attend_driver: cannot write %s\n", options.csv.c_str());
+      std::exit(2);
+    }
+    std::fprintf(csv, "workload,query_heads,kv_heads,head_dim,dtype,block_tokens,kernel_us,merge_us,total_us,plan_us,floor_us,error\n");
+  }
+  double log_sum = 0;
+  int count = 0;
+  if (!options.workload.empty()) {
+    good = measure<T>(options, options.workload, options.heads, nullptr, csv, log_sum, count);
+  } else {
+    char letter = 'a';
+    for (const Target& target : kTargets) {
+      const bool wanted = options.only.empty() || options.only.find(letter) != std::string::npos;
+      ++letter;
+      if (wanted) good = measure<T>(options, target.name, target.heads, &target, csv, log_sum, count) && good;
+    }
+  }
+  if (count > 1) std::printf("geometric mean over the floor: %.3f (%d workloads)\n", std::exp(log_sum / count), count);
+  if (csv) std::fclose(csv);
+  return good;
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+  const Options options = parse(count, values);
+  const bool good = options.dtype == "f16" ? run<__half>(options) : run<__nv_bfloat16>(options);
+  return good ? 0 : 1;
+}

@@ -1,0 +1,570 @@
+#pragma once
+// A planner for the fused kernels on the host: the reference of the format in espalier/detail/fused_plan.hpp. It favours
+// being read over being fast.
+//
+// Streams: a wide stream is one node, one KV head, and up to 128 pairs; a narrow stream is up to 16 neighbouring pairs
+// and every token that only they see (small subtrees, packed), plus copies of wide nodes that are too short to be worth
+// a wide tile. Workers get spans of both lines such that all finish together; the number of workers that take wide
+// tiles is searched.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "espalier/detail/fused_plan.hpp"
+#include "perf/gpu/workload.hpp"
+
+namespace espalier::perf {
+
+struct PlannerConfig {
+  int workers = 132;
+  int query_heads = 32, kv_heads = 8, head_dim = 128;
+  // Costs in microseconds, measured on the H200.
+  double wide_block = 1.72;        ///< 128 pairs x 128 tokens on one multiprocessor
+  double wide_fixed_blocks = -1;   ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
+  double narrow_rate = -1;         ///< GB/s that one multiprocessor streams; -1: 60, 70 above large_bytes
+  double narrow_fixed_steps = 3.3; ///< a narrow piece's fixed cost in steps
+  double memory_rate = 4000;       ///< GB/s of all of them
+  double turn = -1;                ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
+  double partial_bytes = 512;      ///< written and read for one partial
+  double large_bytes = 120e6;      ///< narrow bytes above which memory is saturated for long
+  double queue_share = 0.4;        ///< of the narrow tiles, where narrow bytes are above large_bytes
+  int gang = 4;                    ///< row tiles of one node that walk its KV together on neighbouring workers
+  int short_tokens = 16;           ///< wide nodes with fewer tokens are copied into narrow streams
+  int gather_tokens = 8;           ///< nodes with fewer tokens are listed token by token
+  int wide_workers = -1;           ///< -1: searched
+};
+
+struct FusedPlan {
+  detail::FusedPlanHeader header = {};
+  std::vector<detail::FusedSegment> segments;
+  std::vector<detail::GatheredToken> gathered;
+  std::vector<detail::FusedTile> wide_tiles, narrow_tiles;
+  std::vector<std::int32_t> wide_begin, narrow_begin, merge_begin;
+  std::vector<detail::MergeEntry> merge_entries;
+  std::int32_t partials = 0;
+  int wide_workers = 0;
+  double predicted = 0;  ///< microseconds
+};
+
+class FusedPlanner {
+ public:
+  FusedPlanner(const Tree& tree, const PlannerConfig& config) : tree_(tree), config_(config) {
+    group_ = config.query_heads / config.kv_heads;
+  }
+
+  FusedPlan plan() {
+    classify();
+    find_wide_streams();
+    find_narrow_streams();
+    choose_constants();
+    balance();
+    emit_wide();
+    emit_narrow();
+    mark_direct();
+    emit_merge_lists();
+    return std::move(plan_);
+  }
+
+ private:
+  struct WideStream {
+    int node, kv_head, pair_begin, pairs, gang;  ///< gang row tiles, each kWidePairs behind the one before
+    int blocks;
+  };
+  /// A position in a narrow stream that a piece may begin at.
+  struct Step {
+    int segment, skip;  ///< of a gathered stream: the first entry, 0
+    int tokens;
+    int pair_lo, pair_hi;  ///< of the stream
+  };
+  struct NarrowStream {
+    int pair_begin, pairs;
+    bool gathered;
+    int kv_head;
+    int step_begin, step_end;
+  };
+  struct Piece {
+    int stream, begin, end;
+  };
+  using Pieces = std::vector<std::vector<Piece>>;
+
+  static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+  [[nodiscard]] int pairs_of(int node) const { return (tree_.row_end[at(node)] - tree_.row_begin[at(node)]) * group_; }
+  /// Tokens that all rows of the node see.
+  [[nodiscard]] int common_tokens(int node) const {
+    const int first = tree_.row_begin[at(node)];
+    return first < tree_.own_row_end[at(node)] ? std::min(tree_.row_visible[at(first)], tree_.tokens[at(node)])
+                                               : tree_.tokens[at(node)];
+  }
+
+  // ---------------------------------------------------------------------------------------------- what is what
+
+  enum class Kind { none, narrow, copied, wide };
+
+  void classify() {
+    kind_.assign(at(tree_.nodes()), Kind::none);
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      if (tree_.tokens[at(i)] == 0 || pairs_of(i) == 0) continue;
+      kind_[at(i)] = pairs_of(i) <= detail::kNarrowPairs                ? Kind::narrow
+                     : tree_.tokens[at(i)] < config_.short_tokens ? Kind::copied
+                                                                        : Kind::wide;
+    }
+  }
+
+  int add_segment(int node, int tokens, int first_token = 0) {
+    detail::FusedSegment s = {};
+    const int place = tree_.first_offset[at(node)] + first_token;
+    s.table_begin = tree_.first_block[at(node)] + place / tree_.block_tokens;
+    s.first_block = tree_.block_table[at(s.table_begin)];
+    s.block_offset = place % tree_.block_tokens;
+    s.tokens = tokens;
+    s.row_begin = tree_.row_begin[at(node)];
+    s.row_end = tree_.row_end[at(node)];
+    s.own_row_end = tree_.own_row_end[at(node)];
+    s.node_token = first_token;
+    if (common_tokens(node) >= first_token + tokens) s.own_row_end = s.row_begin;
+    plan_.segments.push_back(s);
+    return static_cast<int>(plan_.segments.size()) - 1;
+  }
+
+  void find_wide_streams() {
+    wide_segment_.assign(at(tree_.nodes()), -1);
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      if (kind_[at(i)] != Kind::wide) continue;
+      wide_segment_[at(i)] = add_segment(i, tree_.tokens[at(i)]);
+      const int pairs = pairs_of(i), tiles = (pairs + detail::kWidePairs - 1) / detail::kWidePairs;
+      const int gang = tiles % config_.gang == 0 ? config_.gang : 1;
+      gang_ = wide_.empty() ? gang : std::min(gang_, gang);
+    }
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      if (kind_[at(i)] != Kind::wide) continue;
+      const int pairs = pairs_of(i), blocks = (tree_.tokens[at(i)] + 127) / 128;
+      for (int head = 0; head < config_.kv_heads; ++head) {
+        for (int pair = 0; pair < pairs; pair += gang_ * detail::kWidePairs) {
+          wide_.push_back({i, head, tree_.row_begin[at(i)] * group_ + pair,
+                           std::min(pairs - pair, gang_ * detail::kWidePairs), gang_, blocks});
+        }
+      }
+    }
+  }
+
+  /// Narrow streams cover rows from left to right; `units` are row intervals that must stay together.
+  void find_narrow_streams() {
+    std::vector<int> root_of_row(at(tree_.rows()), -1);  // outermost narrow node, in the row where it begins
+    std::vector<bool> inside(at(tree_.rows()), false), copied(at(tree_.rows()), false);
+    std::int64_t steps = 0;
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      const int begin = tree_.row_begin[at(i)], end = tree_.row_end[at(i)];
+      if (kind_[at(i)] == Kind::narrow) {
+        steps += (tree_.tokens[at(i)] + 15) / 16;
+        if (!inside[at(begin)]) {
+          root_of_row[at(begin)] = end;
+          for (int r = begin; r < end; ++r) inside[at(r)] = true;
+        } else if (root_of_row[at(begin)] >= 0 && root_of_row[at(begin)] < end) {
+          root_of_row[at(begin)] = end;
+        }
+      } else if (kind_[at(i)] == Kind::copied) {
+        for (int r = begin; r < end; ++r) copied[at(r)] = true;
+      }
+    }
+    // Packing must leave enough streams for all workers.
+    const double per_worker = static_cast<double>(steps) * config_.kv_heads / config_.workers;
+    pack_steps_ = std::clamp(static_cast<int>(std::ceil(per_worker / 16.0)), 3, 32);
+    struct Unit {
+      int row_begin, row_end;
+    };
+    std::vector<Unit> units;
+    for (int r = 0; r < tree_.rows();) {
+      if (root_of_row[at(r)] >= 0) {
+        units.push_back({r, root_of_row[at(r)]});
+        r = root_of_row[at(r)];
+      } else {
+        if (copied[at(r)]) units.push_back({r, r + 1});
+        ++r;
+      }
+    }
+    std::vector<int> narrow_nodes, copied_nodes;
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      if (kind_[at(i)] == Kind::narrow) narrow_nodes.push_back(i);
+      if (kind_[at(i)] == Kind::copied) copied_nodes.push_back(i);
+    }
+    std::size_t node = 0;
+    const auto unit_steps = [&](const Unit& unit) {
+      int count = 0;
+      for (std::size_t n = node; n < narrow_nodes.size() && tree_.row_begin[at(narrow_nodes[n])] < unit.row_end; ++n) {
+        if (tree_.row_begin[at(narrow_nodes[n])] >= unit.row_begin) count += (tree_.tokens[at(narrow_nodes[n])] + 15) / 16;
+      }
+      return count;
+    };
+    for (std::size_t u = 0; u < units.size();) {
+      const int row_begin = units[u].row_begin;
+      int row_end = units[u].row_end, packed = unit_steps(units[u]);
+      for (++u; u < units.size(); ++u) {
+        if (units[u].row_begin != row_end || (units[u].row_end - row_begin) * group_ > detail::kNarrowPairs) break;
+        const int more = unit_steps(units[u]);
+        if (packed > 0 && packed + more > pack_steps_) break;
+        packed += more;
+        row_end = units[u].row_end;
+      }
+      std::vector<int> members;
+      for (int i : copied_nodes) {
+        if (tree_.row_begin[at(i)] < row_end && tree_.row_end[at(i)] > row_begin) members.push_back(i);
+      }
+      while (node < narrow_nodes.size() && tree_.row_begin[at(narrow_nodes[node])] < row_end) {
+        members.push_back(narrow_nodes[node++]);
+      }
+      const int pair_end = row_end * group_;
+      for (int pair = row_begin * group_; pair < pair_end; pair += detail::kNarrowPairs) {
+        add_narrow_stream(pair, std::min(pair + detail::kNarrowPairs, pair_end), members);
+      }
+    }
+  }
+
+  void add_narrow_stream(int pair_begin, int pair_end, const std::vector<int>& members) {
+    const int step_begin = static_cast<int>(steps_.size());
+    std::vector<detail::GatheredToken> gathered;
+    for (int i : members) {
+      const int common = common_tokens(i), tokens = tree_.tokens[at(i)];
+      const bool listed = common < config_.gather_tokens;
+      const int lo = std::max(tree_.row_begin[at(i)] * group_, pair_begin) - pair_begin;
+      const int hi = std::min(tree_.row_end[at(i)] * group_, pair_end) - pair_begin;
+      if (!listed) {
+        const int segment = add_segment(i, common);
+        for (int t = 0; t < common; t += 16) steps_.push_back({segment, t, std::min(16, common - t), lo, hi});
+      }
+      for (int t = listed ? 0 : common; t < tokens; ++t) {
+        int row = tree_.row_begin[at(i)];
+        while (row < tree_.own_row_end[at(i)] && tree_.row_visible[at(row)] <= t) ++row;
+        const int first = std::max(row * group_, pair_begin) - pair_begin;
+        if (first >= hi) continue;
+        const int place = tree_.first_offset[at(i)] + t;
+        const int block = tree_.block_table[at(tree_.first_block[at(i)] + place / tree_.block_tokens)];
+        gathered.push_back({block * tree_.block_tokens + place % tree_.block_tokens, static_cast<std::int16_t>(first),
+                            static_cast<std::int16_t>(hi)});
+      }
+    }
+    const auto add = [&](int begin, bool is_gathered) {
+      const int end = static_cast<int>(steps_.size());
+      if (begin == end) return;
+      for (int head = 0; head < config_.kv_heads; ++head) {
+        narrow_.push_back({pair_begin, pair_end - pair_begin, is_gathered, head, begin, end});
+      }
+    };
+    add(step_begin, false);
+    const int gathered_begin = static_cast<int>(steps_.size());
+    for (std::size_t t = 0; t < gathered.size(); t += 16) {
+      const std::size_t count = std::min<std::size_t>(16, gathered.size() - t);
+      Step step = {static_cast<int>(plan_.gathered.size() + t), 0, static_cast<int>(count), 16, 0};
+      for (std::size_t i = t; i < t + count; ++i) {
+        step.pair_lo = std::min<int>(step.pair_lo, gathered[i].pair_lo);
+        step.pair_hi = std::max<int>(step.pair_hi, gathered[i].pair_hi);
+      }
+      steps_.push_back(step);
+    }
+    plan_.gathered.insert(plan_.gathered.end(), gathered.begin(), gathered.end());
+    add(gathered_begin, true);
+  }
+
+  // --------------------------------------------------------------------------------------------------- balance
+
+  void choose_constants() {
+    double bytes = 0;
+    for (const NarrowStream& s : narrow_) bytes += (s.step_end - s.step_begin) * step_bytes();
+    narrow_bytes_ = bytes;
+    const bool large = bytes > config_.large_bytes;
+    if (config_.wide_fixed_blocks < 0) config_.wide_fixed_blocks = large ? 1 : 0.5;
+    if (config_.narrow_rate < 0) config_.narrow_rate = large ? 70 : 60;
+    if (config_.turn < 0) config_.turn = large ? 10 : 6;
+    if (!large) config_.queue_share = 0;
+  }
+
+  [[nodiscard]] double step_bytes() const { return 16.0 * config_.head_dim * 4; }
+  [[nodiscard]] double step_time() const { return step_bytes() / (config_.narrow_rate * 1e3); }
+
+  /// Gives worker order[k] the next pieces of the line until its time is full. Lengths and times in units of work.
+  /// @returns the earliest common finish
+  static double spread(const std::vector<int>& lengths, const std::vector<double>& busy, const std::vector<int>& order,
+                       double fixed, int least, int grain, Pieces& pieces) {
+    const auto fits = [&](double finish, Pieces* out) {
+      if (out) out->assign(busy.size(), {});
+      std::size_t k = 0;
+      double left = finish - busy[at(order[0])];
+      for (std::size_t i = 0; i < lengths.size(); ++i) {
+        int done = 0;
+        while (done < lengths[i]) {
+          const int rest = lengths[i] - done;
+          const int room = static_cast<int>(std::floor(left - fixed + 1e-9));
+          const int part = room / grain * grain;
+          if (room >= rest) {
+            if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, lengths[i]});
+            left -= rest + fixed;
+            done = lengths[i];
+          } else if (part >= least && rest - part >= least) {
+            if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, done + part});
+            done += part;
+            left = -1;
+          } else {
+            if (++k >= order.size()) return false;
+            left = finish - busy[at(order[k])];
+          }
+        }
+      }
+      return true;
+    };
+    double low = 0, high = 1;
+    while (!fits(high, nullptr)) high *= 1.5;
+    for (int i = 0; i < 30; ++i) {
+      const double middle = (low + high) / 2;
+      if (fits(middle, nullptr)) high = middle;
+      else low = middle;
+    }
+    fits(high, &pieces);
+    return high;
+  }
+
+  struct Balance {
+    Pieces wide, narrow;  ///< wide: by gang
+    double time = 1e30;
+    int wide_workers = 0;
+  };
+
+  [[nodiscard]] Balance try_balance(int wide_workers) const {
+    Balance b;
+    b.wide_workers = wide_workers;
+    std::vector<int> lengths;
+    std::vector<double> wide_time(at(config_.workers), 0.0);
+    double partials = 0, wide_finish = 0;
+    if (!wide_.empty()) {
+      const int gangs = wide_workers / gang_;
+      for (const WideStream& s : wide_) lengths.push_back(s.blocks);
+      std::vector<int> order(at(gangs));
+      std::iota(order.begin(), order.end(), 0);
+      spread(lengths, std::vector<double>(at(gangs), 0.0), order, config_.wide_fixed_blocks, 1, 1, b.wide);
+      for (int w = 0; w < gangs * gang_; ++w) {
+        for (const Piece& p : b.wide[at(w / gang_)]) {
+          wide_time[at(w)] += (p.end - p.begin + config_.wide_fixed_blocks) * config_.wide_block * config_.head_dim / 128;
+        }
+        wide_finish = std::max(wide_finish, wide_time[at(w)]);
+      }
+      for (const auto& list : b.wide) {
+        for (const Piece& p : list) partials += wide_[at(p.stream)].pairs;
+      }
+    }
+    double time = wide_finish;
+    if (!narrow_.empty()) {
+      std::vector<double> busy(at(config_.workers));
+      std::vector<int> order(at(config_.workers));
+      std::iota(order.begin(), order.end(), 0);
+      for (int w = 0; w < config_.workers; ++w) {
+        busy[at(w)] = (wide_time[at(w)] > 0 ? wide_time[at(w)] + config_.turn : 0.0) / step_time();
+      }
+      std::stable_sort(order.begin(), order.end(), [&](int a, int c) { return busy[at(a)] < busy[at(c)]; });
+      lengths.clear();
+      for (const NarrowStream& s : narrow_) lengths.push_back(s.step_end - s.step_begin);
+      const double finish = spread(lengths, busy, order, config_.narrow_fixed_steps, 2, 2, b.narrow);
+      for (const auto& list : b.narrow) {
+        for (const Piece& p : list) partials += narrow_[at(p.stream)].pairs;
+      }
+      time = std::max({time, finish * step_time(), memory_finish(wide_time)});
+    }
+    b.time = time + 0.02 * wide_finish + partials * config_.partial_bytes / (config_.memory_rate * 1e3);
+    return b;
+  }
+
+  /// When the narrow bytes have arrived, given when each worker begins to stream and what memory delivers at most.
+  [[nodiscard]] double memory_finish(std::vector<double> begins) const {
+    std::sort(begins.begin(), begins.end());
+    double time = 0, done = 0;
+    std::size_t streaming = 0;
+    while (true) {
+      while (streaming < begins.size() && begins[streaming] <= time + 1e-9) ++streaming;
+      const double rate = std::min(static_cast<double>(streaming) * config_.narrow_rate, config_.memory_rate) * 1e3;
+      const double next = streaming < begins.size() ? begins[streaming] : 1e30;
+      if (rate > 0 && time + (narrow_bytes_ - done) / rate <= next) return time + (narrow_bytes_ - done) / rate;
+      done += rate * (next - time);
+      time = next;
+    }
+  }
+
+  void balance() {
+    if (wide_.empty()) {
+      balance_ = try_balance(0);
+    } else if (narrow_.empty()) {
+      balance_ = try_balance(config_.workers / gang_ * gang_);
+    } else if (config_.wide_workers >= 0) {
+      balance_ = try_balance(config_.wide_workers);
+    } else {
+      for (int w = std::max(8, gang_); w <= config_.workers; w += w < 120 ? 4 : std::max(1, std::min(gang_, 2))) {
+        Balance b = try_balance(w);
+        if (b.time < balance_.time - 1e-6) balance_ = std::move(b);
+      }
+    }
+    plan_.wide_workers = balance_.wide_workers;
+    plan_.predicted = balance_.time;
+  }
+
+  // ------------------------------------------------------------------------------------------------------ tiles
+
+  void emit_wide() {
+    plan_.wide_begin.assign(1, 0);
+    for (int w = 0; w < config_.workers; ++w) {
+      if (!wide_.empty() && w / gang_ < balance_.wide_workers / gang_) {
+        for (const Piece& piece : balance_.wide[at(w / gang_)]) emit_wide_tile(wide_[at(piece.stream)], piece, w % gang_);
+      }
+      plan_.wide_begin.push_back(static_cast<int>(plan_.wide_tiles.size()));
+    }
+  }
+
+  void emit_wide_tile(const WideStream& s, const Piece& piece, int member) {
+    detail::FusedTile tile = {};
+    tile.segment_begin = wide_segment_[at(s.node)];
+    tile.segment_end = tile.segment_begin + 1;
+    tile.skip = piece.begin * 128;
+    tile.tokens = std::min(tree_.tokens[at(s.node)], piece.end * 128) - tile.skip;
+    tile.pair_begin = s.pair_begin + member * detail::kWidePairs;
+    const int pairs = std::min(s.pairs - member * detail::kWidePairs, detail::kWidePairs);
+    if (pairs <= 0) return;
+    tile.pairs = static_cast<std::uint16_t>(pairs);
+    tile.kv_head = static_cast<std::uint16_t>(s.kv_head);
+    tile.partial_begin = plan_.partials;
+    plan_.partials += pairs;
+    const int first_row = tile.pair_begin / group_;
+    if (first_row < plan_.segments[at(tile.segment_begin)].own_row_end &&
+        tree_.row_visible[at(first_row)] < tile.skip + tile.tokens) {
+      tile.flags |= detail::kTileLimited;
+    }
+    plan_.wide_tiles.push_back(tile);
+  }
+
+  void emit_narrow() {
+    std::vector<Piece> queue;
+    const auto longer = [](const Piece& a, const Piece& b) { return a.end - a.begin > b.end - b.begin; };
+    plan_.narrow_begin.assign(1, 0);
+    for (int w = 0; w < config_.workers; ++w) {
+      std::vector<Piece> cut;
+      if (!narrow_.empty()) {
+        int total = 0;
+        for (const Piece& p : balance_.narrow[at(w)]) total += p.end - p.begin;
+        // About two pieces for each of the eight warps.
+        const int most = std::clamp((total + 15) / 16, 3, 48);
+        for (const Piece& p : balance_.narrow[at(w)]) {
+          const int length = p.end - p.begin, parts = (length + most - 1) / most;
+          const auto bound = [&](int i) {
+            const int b = static_cast<int>(static_cast<std::int64_t>(length) * i / parts);
+            return p.begin + (i == parts ? length : b & ~1);
+          };
+          for (int i = 0; i < parts; ++i) {
+            if (bound(i) < bound(i + 1)) cut.push_back({p.stream, bound(i), bound(i + 1)});
+          }
+        }
+        std::stable_sort(cut.begin(), cut.end(), longer);
+        if (config_.queue_share > 0 && cut.size() >= 10) {
+          double move = config_.queue_share * total;
+          while (move > 0 && cut.size() > 8) {
+            move -= cut.back().end - cut.back().begin;
+            queue.push_back(cut.back());
+            cut.pop_back();
+          }
+        }
+      }
+      for (const Piece& p : cut) emit_narrow_tile(p);
+      plan_.narrow_begin.push_back(static_cast<int>(plan_.narrow_tiles.size()));
+    }
+    std::stable_sort(queue.begin(), queue.end(), longer);
+    plan_.header.queue_begin = static_cast<int>(plan_.narrow_tiles.size());
+    for (const Piece& p : queue) emit_narrow_tile(p);
+    plan_.header.queue_end = static_cast<int>(plan_.narrow_tiles.size());
+    plan_.header.rows = tree_.rows();
+  }
+
+  void emit_narrow_tile(const Piece& piece) {
+    const NarrowStream& s = narrow_[at(piece.stream)];
+    const Step& first = steps_[at(s.step_begin + piece.begin)];
+    const Step& last = steps_[at(s.step_begin + piece.end - 1)];
+    detail::FusedTile tile = {};
+    tile.segment_begin = first.segment;
+    tile.skip = first.skip;
+    tile.segment_end = s.gathered ? last.segment + last.tokens : last.segment + 1;
+    int lo = s.pairs, hi = 0;
+    for (int i = s.step_begin + piece.begin; i < s.step_begin + piece.end; ++i) {
+      tile.tokens += steps_[at(i)].tokens;
+      lo = std::min(lo, steps_[at(i)].pair_lo);
+      hi = std::max(hi, steps_[at(i)].pair_hi);
+    }
+    if (s.gathered) lo = 0;  // its tokens count pairs from the stream's first
+    tile.pair_begin = s.pair_begin + lo;
+    tile.pairs = static_cast<std::uint16_t>(hi - lo);
+    tile.kv_head = static_cast<std::uint16_t>(s.kv_head);
+    tile.flags = s.gathered ? detail::kTileGathered : 0;
+    tile.partial_begin = plan_.partials;
+    plan_.partials += tile.pairs;
+    plan_.narrow_tiles.push_back(tile);
+  }
+
+  // ------------------------------------------------------------------------------------------------------ merge
+
+  [[nodiscard]] std::size_t result(int pair, int head) const { return at(pair) * at(config_.kv_heads) + at(head); }
+
+  void mark_direct() {
+    partials_of_.assign(at(tree_.rows()) * at(group_) * at(config_.kv_heads), 0);
+    const auto each = [&](auto&& action) {
+      for (auto* tiles : {&plan_.wide_tiles, &plan_.narrow_tiles}) {
+        for (detail::FusedTile& tile : *tiles) action(tile);
+      }
+    };
+    each([&](const detail::FusedTile& tile) {
+      for (int i = 0; i < tile.pairs; ++i) ++partials_of_[result(tile.pair_begin + i, tile.kv_head)];
+    });
+    each([&](detail::FusedTile& tile) {
+      bool alone = true;
+      for (int i = 0; i < tile.pairs; ++i) alone = alone && partials_of_[result(tile.pair_begin + i, tile.kv_head)] == 1;
+      if (alone) tile.flags |= detail::kTileDirect;
+    });
+  }
+
+  void emit_merge_lists() {
+    const int pairs = tree_.rows() * group_, blocks = (pairs + detail::kMergePairs - 1) / detail::kMergePairs;
+    std::vector<std::vector<detail::MergeEntry>> lists(at(blocks) * at(config_.kv_heads));
+    const auto add = [&](int pair_begin, int pair_end, int head, int partial) {
+      for (int b = pair_begin / detail::kMergePairs; b * detail::kMergePairs < pair_end; ++b) {
+        const int base = b * detail::kMergePairs;
+        lists[at(b) * at(config_.kv_heads) + at(head)].push_back(
+            {partial == detail::kNoPartial ? partial : partial + base - pair_begin,
+             static_cast<std::uint16_t>(std::max(pair_begin - base, 0)),
+             static_cast<std::uint16_t>(std::min(pair_end - base, detail::kMergePairs))});
+      }
+    };
+    for (const auto* tiles : {&plan_.narrow_tiles, &plan_.wide_tiles}) {
+      for (const detail::FusedTile& tile : *tiles) {
+        if (tile.flags & detail::kTileDirect) continue;
+        add(tile.pair_begin, tile.pair_begin + tile.pairs, tile.kv_head, tile.partial_begin);
+      }
+    }
+    for (int pair = 0; pair < pairs; ++pair) {
+      for (int head = 0; head < config_.kv_heads; ++head) {
+        if (partials_of_[result(pair, head)] == 0) add(pair, pair + 1, head, detail::kNoPartial);
+      }
+    }
+    plan_.merge_begin.assign(1, 0);
+    for (const auto& list : lists) {
+      plan_.merge_entries.insert(plan_.merge_entries.end(), list.begin(), list.end());
+      plan_.merge_begin.push_back(static_cast<int>(plan_.merge_entries.size()));
+    }
+  }
+
+  const Tree& tree_;
+  PlannerConfig config_;
+  int group_ = 1, gang_ = 1, pack_steps_ = 3;
+  double narrow_bytes_ = 0;
+  std::vector<Kind> kind_;
+  std::vector<int> wide_segment_;
+  std::vector<WideStream> wide_;
+  std::vector<NarrowStream> narrow_;
+  std::vector<Step> steps_;
+  Balance balance_;
+  std::vector<int> partials_of_;
+  FusedPlan plan_;
+};
+
+}  // namespace espalier::perf

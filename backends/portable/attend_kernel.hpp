@@ -384,8 +384,8 @@ struct AttendTiles {
       const int row = tile.row_begin + of_tile / group;
       const int in_group = of_tile % group;
       const float weight = scratch.weight[lane + l];
-      const float inverse = weight > 0 ? 1 / weight : 0.0f;
-      const float lse = weight > 0 ? kLn2 * (scratch.peak[lane + l] + Kokkos::log2(weight)) : -kInfinity;
+      const float inverse = weight == 0 ? 0.0f : 1 / weight;  // a NaN stays one
+      const float lse = weight == 0 ? -kInfinity : kLn2 * (scratch.peak[lane + l] + Kokkos::log2(weight));
       const std::int32_t* list = p.plan.merge_begin + std::int64_t(row) * p.kv_heads + tile.kv_head;
       if (list[1] - list[0] == 1) {
         const std::int64_t caller_row = p.plan.row_index[row];

@@ -65,6 +65,7 @@ struct Lanes {
   friend Lanes operator*(Lanes a, Lanes b) { return {a.value * b.value}; }
   friend Lanes operator/(Lanes a, Lanes b) { return {a.value / b.value}; }
   friend Lanes multiply_add(float a, Lanes b, Lanes c) { return {a * b.value + c.value}; }
+  /// b where one of them is NaN
   friend Lanes max(Lanes a, Lanes b) { return {a.value > b.value ? a.value : b.value}; }
   /// then where low <= a < high, otherwise
   friend Lanes where_between(Lanes a, float low, float high, Lanes then, Lanes otherwise) {
@@ -81,8 +82,9 @@ struct Lanes {
     power = power * rest + 2.4022646248340607e-1f;
     power = power * rest + 6.931471824645996e-1f;
     power = power * rest + 1.0f;
-    const Int scaled = std::bit_cast<Int>(power) + (std::bit_cast<Int>(shifted) << 23);
-    return {a.value < -126.0f ? Float{} : std::bit_cast<Float>(scaled)};
+    // A product keeps a NaN, which arithmetic on the bits of `power` would not.
+    const Float scale = std::bit_cast<Float>((std::bit_cast<Int>(shifted) << 23) + 0x3f800000);
+    return {a.value < -126.0f ? Float{} : power * scale};
   }
 
  private:

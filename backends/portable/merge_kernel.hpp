@@ -18,17 +18,17 @@ KOKKOS_FUNCTION void merge_row(const Member& team, int count, int head_dim, cons
   constexpr float kMinusInfinity = -__builtin_huge_valf();
   float top = kMinusInfinity;
   for (int i = 0; i < count; ++i) top = Kokkos::fmax(top, partial_lse(i));
-  float sum = 0;
-  if (top > kMinusInfinity)
-    for (int i = 0; i < count; ++i) sum += Kokkos::exp(partial_lse(i) - top);
-  const float inverse = sum > 0 ? 1 / sum : 0.0f;
+  float sum = 0;  // 0 where every partial is empty; NaN where one of them is
+  for (int i = 0; i < count; ++i)
+    if (partial_lse(i) != kMinusInfinity) sum += Kokkos::exp(partial_lse(i) - top);
+  const float inverse = sum == 0 ? 0.0f : 1 / sum;
   // Dimensions in short runs, so that a CPU keeps the sums in registers and reads every partial once.
   constexpr int kRun = 16;
   Kokkos::parallel_for(Kokkos::TeamVectorRange(team, (head_dim + kRun - 1) / kRun), [&](int run) {
     const int begin = run * kRun;
     const int dims = head_dim - begin < kRun ? head_dim - begin : kRun;
     float total[kRun] = {};
-    for (int i = 0; sum > 0 && i < count; ++i) {
+    for (int i = 0; sum != 0 && i < count; ++i) {
       const float share = Kokkos::exp(partial_lse(i) - top) * inverse;
       if (share == 0) continue;
       const auto* part = partial_out(i) + begin;
@@ -39,7 +39,7 @@ KOKKOS_FUNCTION void merge_row(const Member& team, int count, int head_dim, cons
     }
     for (int d = 0; d < dims; ++d) out[begin + d] = from_float<Element>(total[d]);
   });
-  if (lse != nullptr) Kokkos::single(Kokkos::PerTeam(team), [&] { *lse = sum > 0 ? top + Kokkos::log(sum) : top; });
+  if (lse != nullptr) Kokkos::single(Kokkos::PerTeam(team), [&] { *lse = sum == 0 ? top : top + Kokkos::log(sum); });
 }
 
 /// Merges the partials of a plan: one team for each (row, KV head). A single partial has been written by its tile.

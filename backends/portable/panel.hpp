@@ -11,6 +11,7 @@ namespace espalier::portable {
 inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr float kLn2 = 0.693147180559945309f;
 inline constexpr float kInfinity = __builtin_huge_valf();
+inline constexpr float kLowest = -0x1.fffffep127f;
 
 /// c[i][lane] = rescale[lane] * c[i][lane] + sum_k a(i, k) * b[k][lane] for kRows rows i; without rescale c is written.
 template <int kWidth, int kRows, class Vector, int kVectors, class A>
@@ -42,7 +43,7 @@ KOKKOS_FUNCTION void cap_scores(int tokens, float soft_cap, float* s) {
   for (int t = 0; t < tokens; ++t)
     for (int j = 0; j < kVectors; ++j) {
       float* score = s + t * kWidth + j * Vector::width;
-      const Vector x = max(Vector::load(score), Vector::broadcast(0) - limit);
+      const Vector x = max(Vector::broadcast(0) - limit, Vector::load(score));  // in this order it keeps a NaN
       const Vector bounded = where_between(x, 20.0f, kInfinity, limit, x);
       const Vector e = exp2(Vector::broadcast(2 * kLog2E) * bounded);  // tanh(x) = 1 - 2 / (e^2x + 1)
       (cap * (one - two / (e + one))).store(score);
@@ -71,7 +72,7 @@ KOKKOS_FUNCTION void weigh_scores(int tokens, float* s, float* peak, float* weig
     Vector top = old_peak;
     for (int t = 0; t < tokens; ++t) top = max(top, Vector::load(s + t * kWidth + lane));
     // While a row has seen nothing its peak is -inf; a finite stand-in avoids -inf - -inf.
-    const Vector reference = max(top, Vector::broadcast(-1e30f));
+    const Vector reference = max(top, Vector::broadcast(kLowest));
     Vector sum = Vector::broadcast(0);
     for (int t = 0; t < tokens; ++t) {
       const Vector w = exp2(Vector::load(s + t * kWidth + lane) - reference);

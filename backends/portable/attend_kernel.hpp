@@ -34,7 +34,8 @@ namespace espalier::portable {
 inline constexpr int kChunkTokens = 64;
 inline constexpr int kPanelLanes = 32;
 inline constexpr int kNarrowLanes = 8;
-inline constexpr int kBlock = 8;  // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers
+inline constexpr int kTransposed = 16;  // dimensions at a time between [lane][d] and [d][lane]
+inline constexpr int kBlock = 8;        // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers
 
 /// Where the tokens of a chunk lie and who sees them.
 template <class Element>
@@ -290,19 +291,27 @@ struct AttendTiles {
     float* o = scratch.o + std::size_t(lane) * p.head_dim;
     Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
       const int of_tile = first_lane + lane + l;
-      const int row = tile.row_begin + of_tile / group;
       scratch.row[lane + l] = float(of_tile / group);
       scratch.peak[lane + l] = -kInfinity;
       scratch.weight[lane + l] = 0;
-      const Element* source = nullptr;
-      if (lane + l < lanes)
-        source = static_cast<const Element*>(p.q) + p.plan.row_index[row] * p.q_row_stride +
-                 (tile.kv_head * group + of_tile % group) * p.q_head_stride;
-      for (int d = 0; d < p.head_dim; ++d) {
-        q[place<kWidth>(l, d)] = source ? to_float(source[d]) * factor : 0.0f;
-        o[place<kWidth>(l, d)] = 0;
-      }
     });
+    // In short runs of dimensions, so that transposing stays in the nearest cache.
+    for (int run = 0; run < p.head_dim; run += kTransposed) {
+      const int end = run + kTransposed < p.head_dim ? run + kTransposed : p.head_dim;
+      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
+        const int of_tile = first_lane + lane + l;
+        if (lane + l < lanes) {
+          const std::int64_t row = p.plan.row_index[tile.row_begin + of_tile / group];
+          const Element* source = static_cast<const Element*>(p.q) + row * p.q_row_stride +
+                                  (tile.kv_head * group + of_tile % group) * p.q_head_stride;
+          for (int d = run; d < end; ++d) q[place<kWidth>(l, d)] = to_float(source[d]) * factor;
+        } else {
+          for (int d = run; d < end; ++d) q[place<kWidth>(l, d)] = 0;
+        }
+      });
+      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth * (end - run)),
+                           [&](int i) { o[run * kWidth + i] = 0; });
+    }
   }
 
   template <int kWidth>
@@ -372,6 +381,10 @@ struct AttendTiles {
 
   // -- the ends of a tile
 
+  KOKKOS_FUNCTION std::int64_t partial_of(const detail::Tile& tile, int row, int in_group) const {
+    return (std::int64_t(tile.partial_begin) + row - tile.row_begin) * (p.query_heads / p.kv_heads) + in_group;
+  }
+
   /// A row that no other tile attends gets its result at once, the others a partial.
   template <int kWidth>
   KOKKOS_FUNCTION void store_results(const Member& team, const detail::Tile& tile, int first_lane, int lane, int lanes,
@@ -390,16 +403,31 @@ struct AttendTiles {
       if (list[1] - list[0] == 1) {
         const std::int64_t caller_row = p.plan.row_index[row];
         const int head = tile.kv_head * group + in_group;
-        auto* out = static_cast<Element*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride;
-        for (int d = 0; d < p.head_dim; ++d) out[d] = from_float<Element>(o[place<kWidth>(l, d)] * inverse);
         if (p.lse) p.lse[caller_row * p.lse_row_stride + head] = lse;
       } else {
-        const std::int64_t partial = (std::int64_t(tile.partial_begin) + row - tile.row_begin) * group + in_group;
-        float* out = p.plan.partial_out + partial * p.head_dim;
-        for (int d = 0; d < p.head_dim; ++d) out[d] = o[place<kWidth>(l, d)] * inverse;
-        p.plan.partial_lse[partial] = lse;
+        p.plan.partial_lse[partial_of(tile, row, in_group)] = lse;
       }
+      scratch.weight[lane + l] = inverse;
     });
+    for (int run = 0; run < p.head_dim; run += kTransposed) {
+      const int end = run + kTransposed < p.head_dim ? run + kTransposed : p.head_dim;
+      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
+        if (lane + l >= lanes) return;
+        const int of_tile = first_lane + lane + l;
+        const int row = tile.row_begin + of_tile / group;
+        const int in_group = of_tile % group;
+        const float inverse = scratch.weight[lane + l];
+        const std::int32_t* list = p.plan.merge_begin + std::int64_t(row) * p.kv_heads + tile.kv_head;
+        if (list[1] - list[0] == 1) {
+          auto* out = static_cast<Element*>(p.out) + p.plan.row_index[row] * p.out_row_stride +
+                      (tile.kv_head * group + in_group) * p.out_head_stride;
+          for (int d = run; d < end; ++d) out[d] = from_float<Element>(o[place<kWidth>(l, d)] * inverse);
+        } else {
+          float* out = p.plan.partial_out + partial_of(tile, row, in_group) * p.head_dim;
+          for (int d = run; d < end; ++d) out[d] = o[place<kWidth>(l, d)] * inverse;
+        }
+      });
+    }
   }
 };
 

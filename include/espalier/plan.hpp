@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "espalier/cost_model.hpp"
 #include "espalier/tree_arrays.hpp"
 #include "espalier/types.hpp"
 
@@ -13,7 +14,8 @@ namespace espalier {
 /// How the line of tokens is cut into tiles.
 enum class PlanStrategy : std::uint8_t {
   sequence,  ///< one tile per row's whole path (FlashAttention): reads a shared token once per row
-  node       ///< one tile per node and row interval (DeFT-Node): reads every token once for all its rows
+  node,      ///< one tile per node and row interval (DeFT-Node): reads every token once for all its rows
+  automatic  ///< groups of nodes chosen by the cost model, cut so that all workers have the same to do
 };
 
 [[nodiscard]] const char* name_of(PlanStrategy strategy);
@@ -30,8 +32,9 @@ struct PlanConfig {
   HeadShape heads;
   Scalar scalar = Scalar::f32;
   PlanCapacity capacity;
-  PlanStrategy strategy = PlanStrategy::node;
+  PlanStrategy strategy = PlanStrategy::automatic;
   std::int32_t workers = 0;  ///< 0: chosen for the execution space
+  CostModel cost_model = kCpuCostModel;
 };
 
 /// What a plan will do. Bytes and operations are those of one attention over one layer.
@@ -46,7 +49,7 @@ struct PlanReport {
   double kv_bytes;           ///< K and V that tiles read, shared reads counted once per tile
   double unique_kv_bytes;    ///< K and V of the tree, each token once
   double flops;              ///< multiplications and additions of both products, masked ones not counted
-  double imbalance;          ///< largest over mean cost of a worker, minus 1
+  double imbalance;          ///< largest over mean cost of a worker by the cost model, minus 1
 };
 
 /// Tiles, their workers and the merge lists, for one tree on one device.

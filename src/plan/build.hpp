@@ -124,16 +124,14 @@ struct FillTiles {
     tile.partial_begin = std::int32_t(kv_head * (a.totals->partials / a.kv_heads) + before.partials + in_item.partials);
     a.tiles[t] = tile;
     const std::int64_t cost_before = kv_head * (a.totals->cost / a.kv_heads) + before.cost + in_item.cost;
-    const std::int64_t cost = tile_cost(tile.row_end - tile.row_begin, tile.tokens, cut.c.group);
-    Kokkos::atomic_inc(&a.worker_tiles[worker_of(cost_before, cost)]);
+    Kokkos::atomic_inc(&a.worker_tiles[worker_of(cost_before)]);
     for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row)
       Kokkos::atomic_inc(&a.merge_cursor[row * a.kv_heads + kv_head]);
   }
 
-  /// Tiles go to workers by the middle of their cost, so that every worker gets an equal span of the line of costs.
-  KOKKOS_FUNCTION std::int32_t worker_of(std::int64_t cost_before, std::int64_t cost) const {
-    const double share = double(cost_before + cost / 2) / double(a.totals->cost);
-    const auto worker = std::int32_t(share * a.workers);
+  /// Every worker gets an equal span of the line of costs: the tiles that begin in it.
+  KOKKOS_FUNCTION std::int32_t worker_of(std::int64_t cost_before) const {
+    const auto worker = std::int32_t(double(cost_before) / double(a.totals->cost) * a.workers);
     return worker < a.workers ? worker : a.workers - 1;
   }
 };

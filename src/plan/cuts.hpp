@@ -13,7 +13,8 @@ template <class Body>
 auto with_cut(PlanStrategy strategy, const CutContext& context, const Body& body) {
   switch (strategy) {
     case PlanStrategy::sequence: return body(SequenceCut{context});
-    case PlanStrategy::node: break;
+    case PlanStrategy::node:
+    case PlanStrategy::automatic: break;  // automatic has a cut of its own, made after some preparation
   }
   return body(NodeCut{context});
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "automatic.hpp"
 #include "backends/portable/attend.hpp"
 #include "build.hpp"
 #include "espalier/error.hpp"
@@ -15,11 +16,15 @@ const char* name_of(PlanStrategy strategy) {
   switch (strategy) {
     case PlanStrategy::sequence: return "sequence";
     case PlanStrategy::node: return "node";
+    case PlanStrategy::automatic: return "automatic";
   }
   return "unknown";
 }
 
 namespace {
+
+/// On a CPU: threads that run out of work take the next worker's.
+constexpr std::int32_t kWorkersPerThread = 16;
 
 void check(const PlanConfig& config) {
   const HeadShape& heads = config.heads;
@@ -34,6 +39,7 @@ void check(const PlanConfig& config) {
        {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.rows, "rows"}, std::pair{capacity.segments, "segments"},
         std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
     expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
+  static_cast<void>(detail::tile_cost_of(config.cost_model, heads, config.scalar));
   expects(config.workers >= 0, ErrorCode::invalid_argument, "plan: workers is ", config.workers,
           ", expected 0 (chosen for the execution space) or more");
 }
@@ -44,6 +50,13 @@ std::int32_t or_default(std::int32_t given, std::int64_t value, const char* name
   expects(value <= 2147483647, ErrorCode::invalid_argument, "plan: the default capacity of ", name, " would be ", value,
           ", more than 2147483647: give it");
   return std::int32_t(value);
+}
+
+/// Several per thread of a CPU, so that threads that run out of work find some; on a GPU enough teams to fill it.
+template <class Exec>
+std::int32_t workers_for(const Exec& exec) {
+  constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+  return kOnHost ? kWorkersPerThread * exec.concurrency() : std::max(1, exec.concurrency() / 256);
 }
 
 PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
@@ -61,6 +74,21 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
 template <class Exec>
 plan::CutContext context_of(const detail::TreeView& tree, const HeadShape& heads) {
   return {tree, std::max(1, portable::kTileLanes<Exec> / heads.group()), heads.group()};
+}
+
+/// Calls body with the cut of the configured strategy. `a` serves `automatic` alone; `run(label, count, functor)` and
+/// `scan(...)` carry out the kernels that prepare it.
+template <class Exec, class Scan, class Body>
+void with_prepared_cut(const PlanConfig& config, const detail::TreeView& tree, const plan::AutomaticArrays& a,
+                       const Scan& scan, const Body& body) {
+  const plan::CutContext context = context_of<Exec>(tree, config.heads);
+  if (config.strategy != PlanStrategy::automatic) return plan::with_cut(config.strategy, context, body);
+  const plan::AutomaticContext automatic{context, detail::tile_cost_of(config.cost_model, config.heads, config.scalar),
+                                         config.heads.kv_heads, std::max(1, config.workers / kWorkersPerThread * 4), a};
+  scan("espalier::Plan::line_sums", plan::SumLine{automatic});
+  scan("espalier::Plan::packs", plan::FindPacks{automatic});
+  scan("espalier::Plan::groups", plan::FindGroups{automatic});
+  body(plan::AutomaticCut{context, automatic});
 }
 
 /// Host copies of device arrays, for report().
@@ -91,6 +119,8 @@ struct Plan<Exec>::Impl {
   Array<detail::Tile> tiles;
   Array<std::int32_t> worker_tiles, worker_begin, merge_begin, merge_cursor, merge_partials;
   Array<float> partial_out, partial_lse;
+  Array<plan::LineSums> line_before;
+  Array<std::int32_t> packed_end, group, group_begin;
 
   Impl(const Exec& exec, const PlanConfig& given) : config(with_defaults(given, workers_for(exec))) {
     const PlanCapacity& capacity = config.capacity;
@@ -113,13 +143,13 @@ struct Plan<Exec>::Impl {
     const std::size_t partial_rows = std::size_t(capacity.partials) * config.heads.group();
     allocate(partial_out, "espalier::Plan::partial_out", partial_rows * config.heads.head_dim);
     allocate(partial_lse, "espalier::Plan::partial_lse", partial_rows);
+    if (config.strategy == PlanStrategy::automatic) {
+      allocate(line_before, "espalier::Plan::line_before", capacity.nodes + 1);
+      allocate(packed_end, "espalier::Plan::packed_end", capacity.nodes);
+      allocate(group, "espalier::Plan::group", capacity.nodes + 1);
+      allocate(group_begin, "espalier::Plan::group_begin", capacity.nodes + 1);
+    }
     portable::reserve_scratch(exec, config.scalar, config.heads.head_dim);
-  }
-
-  /// Several per thread of a CPU, so that threads that run out of work find some; on a GPU enough teams to fill it.
-  static std::int32_t workers_for(const Exec& exec) {
-    constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, Memory>::accessible);
-    return kOnHost ? 16 * exec.concurrency() : std::max(1, exec.concurrency() / 256);
   }
 
   [[nodiscard]] plan::Arrays arrays() const {
@@ -140,6 +170,10 @@ struct Plan<Exec>::Impl {
     a.merge_cursor = merge_cursor.data();
     a.merge_partials = merge_partials.data();
     return a;
+  }
+
+  [[nodiscard]] plan::AutomaticArrays automatic() const {
+    return {line_before.data(), packed_end.data(), group.data(), group_begin.data()};
   }
 
   template <class Cut>
@@ -188,13 +222,18 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
           " rows, the plan's capacity is ", capacity.rows);
   impl_->tree = tree.view();
   impl_->updated = true;
-  plan::with_cut(impl_->config.strategy, context_of<Exec>(impl_->tree, impl_->config.heads),
-                 [&](const auto& cut) { impl_->build(exec, cut); });
+  const auto scan = [&](const char* label, const auto& functor) {
+    Kokkos::parallel_scan(label, Kokkos::RangePolicy<Exec>(exec, 0, impl_->tree.nodes), functor);
+  };
+  with_prepared_cut<Exec>(impl_->config, impl_->tree, impl_->automatic(), scan,
+                          [&](const auto& cut) { impl_->build(exec, cut); });
 }
 
 template <ExecutionSpace Exec>
-PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config) {
-  check(config);
+PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given) {
+  check(given);
+  PlanConfig config = given;
+  if (config.workers == 0) config.workers = workers_for(Exec{});
   detail::TreeView tree{};
   tree.nodes = snapshot.nodes();
   tree.rows = snapshot.rows();
@@ -207,7 +246,15 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   tree.row_node = snapshot.row_node.data();
   tree.row_visible = snapshot.row_visible.data();
   plan::Counts sum;
-  plan::with_cut(config.strategy, context_of<Exec>(tree, config.heads), [&](const auto& cut) {
+  const auto nodes = std::size_t(tree.nodes);
+  std::vector<plan::LineSums> line_before(nodes + 1);
+  std::vector<std::int32_t> packed_end(nodes), group(nodes + 1), group_begin(nodes + 1);
+  const plan::AutomaticArrays arrays{line_before.data(), packed_end.data(), group.data(), group_begin.data()};
+  const auto scan = [&](const char*, const auto& functor) {
+    typename std::decay_t<decltype(functor)>::value_type prefix{};
+    for (std::int32_t node = 0; node < tree.nodes; ++node) functor(node, prefix, true);
+  };
+  with_prepared_cut<Exec>(config, tree, arrays, scan, [&](const auto& cut) {
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
   const std::int64_t kv_heads = config.heads.kv_heads;
@@ -264,12 +311,14 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
     report.flops +=
         4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
   }
+  const detail::TileCost tile_cost = detail::tile_cost_of(config.cost_model, config.heads, config.scalar);
   double largest = 0;
   double all = 0;
   for (std::int32_t worker = 0; worker < config.workers; ++worker) {
     double cost = 0;
     for (std::int32_t t = worker_begin[worker]; t < worker_begin[worker + 1]; ++t)
-      cost += double(plan::tile_cost(tiles[t].row_end - tiles[t].row_begin, tiles[t].tokens, config.heads.group()));
+      cost +=
+          double(tile_cost.tile((tiles[t].row_end - tiles[t].row_begin) * config.heads.group(), tiles[t].tokens, 0));
     largest = std::max(largest, cost);
     all += cost;
   }

@@ -1,0 +1,240 @@
+#pragma once
+// PlanStrategy::automatic. The line of nodes is cut into groups, each of which is one run of the line:
+//
+//   pack   a whole subtree in one masked tile, where that costs less than its nodes one by one: a draft tree of
+//          one-token nodes, a few short leaves. Every row of the subtree then has one partial less per level.
+//   chain  a node and the descendants that the very same rows see: one tile without a mask.
+//
+// A group's rows are cut by what a tile holds, and its tokens where one tile would keep a worker busy long after the
+// others are done. All decisions compare costs of the cost model; all sums are integers, so order does not matter.
+//
+//   alone(v)   cost of node v as a tile of its own (of a chained node: of its tokens)
+//   apart(v)   sum of alone over v's subtree, a difference of prefix sums
+//   packed(v)  cost of v's subtree as one masked tile
+//   v is packed where packed(v) < apart(v), and no ancestor is.
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+
+#include "cuts.hpp"
+#include "espalier/cost_model.hpp"
+
+namespace espalier::plan {
+
+/// Sums over the nodes before a position.
+struct LineSums {
+  std::int64_t tokens = 0;
+  std::int64_t alone = 0;
+  KOKKOS_FUNCTION LineSums& operator+=(const LineSums& other) {
+    tokens += other.tokens;
+    alone += other.alone;
+    return *this;
+  }
+};
+
+/// What the automatic cut works on, in the memory of the execution space.
+struct AutomaticArrays {
+  LineSums* before;           // [nodes + 1]
+  std::int32_t* packed_end;   // [nodes]  end of the packed subtree that begins here, else 0
+  std::int32_t* group;        // [nodes + 1]  groups that begin before this position
+  std::int32_t* group_begin;  // [nodes + 1]  positions where groups begin, then `nodes`
+};
+
+struct AutomaticContext {
+  CutContext c;
+  detail::TileCost cost;
+  std::int32_t kv_heads;
+  std::int32_t shares;  // tiles dearer than one of this many equal shares of all work are cut
+  AutomaticArrays a;
+
+  KOKKOS_FUNCTION std::int32_t rows(std::int32_t node) const { return c.tree.row_end[node] - c.tree.row_begin[node]; }
+
+  /// The same rows see the node and the one before it in the line, its parent.
+  KOKKOS_FUNCTION bool chained(std::int32_t node) const {
+    return node > 0 && c.tree.parent[node] == node - 1 && c.tree.row_begin[node] == c.tree.row_begin[node - 1] &&
+           c.tree.row_end[node] == c.tree.row_end[node - 1];
+  }
+
+  /// Cost of a group of `tokens` tokens for `rows` rows: rows are cut by tile_rows.
+  KOKKOS_FUNCTION std::int64_t group_cost(std::int64_t rows, std::int64_t tokens, bool merged) const {
+    if (rows == 0 || tokens == 0) return 0;
+    const std::int64_t full = rows / c.tile_rows;
+    const std::int64_t rest = rows % c.tile_rows;
+    const auto tile = [&](std::int64_t tile_rows) {
+      return cost.tile(tile_rows * c.group, tokens, merged ? tile_rows * c.group : 0);
+    };
+    return full * tile(c.tile_rows) + (rest > 0 ? tile(rest) : 0);
+  }
+
+  KOKKOS_FUNCTION std::int64_t alone(std::int32_t node) const {
+    if (rows(node) == 0) return 0;
+    if (chained(node)) return cost.tokens(std::int64_t(rows(node)) * c.group, c.tree.tokens[node]);
+    return group_cost(rows(node), c.tree.tokens[node], true);
+  }
+
+  /// End of the node's subtree if it is better packed, else 0.
+  KOKKOS_FUNCTION std::int32_t pack_end(std::int32_t node) const {
+    const std::int32_t end = c.tree.subtree_end[node];
+    if (end == node + 1 || rows(node) == 0) return 0;
+    const std::int64_t tokens = a.before[end].tokens - a.before[node].tokens;
+    // At a root nothing is left to merge with.
+    const std::int64_t packed = group_cost(rows(node), tokens, c.tree.parent[node] >= 0);
+    return packed < a.before[end].alone - a.before[node].alone ? end : 0;
+  }
+};
+
+struct SumLine {
+  using value_type = LineSums;
+  AutomaticContext x;
+  KOKKOS_FUNCTION void init(LineSums& sums) const { sums = LineSums{}; }
+  KOKKOS_FUNCTION void join(LineSums& sums, const LineSums& other) const { sums += other; }
+  KOKKOS_FUNCTION void operator()(std::int32_t node, LineSums& sums, bool final) const {
+    if (final) x.a.before[node] = sums;
+    sums += LineSums{x.c.tree.tokens[node], x.alone(node)};
+    if (final && node == x.c.tree.nodes - 1) x.a.before[node + 1] = sums;
+  }
+};
+
+/// Keeps of nested packs the outermost: one that begins before the furthest end so far lies inside another.
+struct FindPacks {
+  using value_type = std::int32_t;
+  AutomaticContext x;
+  KOKKOS_FUNCTION void init(std::int32_t& furthest) const { furthest = 0; }
+  KOKKOS_FUNCTION void join(std::int32_t& furthest, const std::int32_t& other) const {
+    furthest = furthest > other ? furthest : other;
+  }
+  KOKKOS_FUNCTION void operator()(std::int32_t node, std::int32_t& furthest, bool final) const {
+    const std::int32_t end = x.pack_end(node);
+    if (final) {
+      // In `group` until groups are counted: the node lies inside a pack that began before it.
+      x.a.group[node] = furthest > node ? 1 : 0;
+      x.a.packed_end[node] = furthest > node ? 0 : end;
+    }
+    furthest = furthest > end ? furthest : end;
+  }
+};
+
+/// A group begins at a pack, and at every node outside packs that is not chained to the one before it.
+struct FindGroups {
+  using value_type = std::int32_t;
+  AutomaticContext x;
+  KOKKOS_FUNCTION void operator()(std::int32_t node, std::int32_t& groups, bool final) const {
+    const bool inside = x.a.group[node] != 0;
+    const bool begins = !inside && (x.a.packed_end[node] != 0 || !x.chained(node) || ends_before(node));
+    if (final) {
+      x.a.group[node] = groups;
+      if (begins) x.a.group_begin[groups] = node;
+    }
+    groups += begins ? 1 : 0;
+    if (final && node == x.c.tree.nodes - 1) {
+      x.a.group[node + 1] = groups;
+      x.a.group_begin[groups] = node + 1;
+    }
+  }
+
+ private:
+  /// The node follows a pack: it cannot continue it.
+  KOKKOS_FUNCTION bool ends_before(std::int32_t node) const { return node > 0 && x.a.packed_end[node - 1] == node; }
+};
+
+/// The cut over positions of the line: a position that begins no group yields nothing but its segment.
+struct AutomaticCut {
+  CutContext c;
+  AutomaticContext x;
+
+  KOKKOS_FUNCTION std::int32_t items() const { return c.tree.nodes; }
+
+  KOKKOS_FUNCTION Counts count(std::int32_t node) const {
+    Counts counts;
+    counts.segments = 1;
+    const Group group = group_at(node);
+    if (group.tokens == 0) return counts;
+    counts.tiles = group.row_tiles * group.pieces;
+    counts.partials = group.rows * group.pieces;
+    counts.cost = x.group_cost(group.rows, group.tokens, true);
+    return counts;
+  }
+
+  KOKKOS_FUNCTION void write_segments(std::int32_t node, detail::Segment* segments) const {
+    segments[0] = segment_of_node(c.tree, node);
+  }
+
+  /// Tiles of a group go row tile by row tile, each in pieces of about equal length.
+  KOKKOS_FUNCTION detail::Tile tile(std::int32_t node, std::int32_t k, const detail::Segment*, Counts& before) const {
+    const Group group = group_at(node);
+    const std::int32_t row_tile = k / group.pieces;
+    const std::int32_t piece = k % group.pieces;
+    const std::int64_t begin = group.tokens * piece / group.pieces;
+    const std::int64_t end = group.tokens * (piece + 1) / group.pieces;
+    detail::Tile tile{};
+    tile.row_begin = c.tree.row_begin[node] + row_tile * c.tile_rows;
+    tile.row_end = tile.row_begin + c.tile_rows;
+    if (tile.row_end > c.tree.row_end[node]) tile.row_end = c.tree.row_end[node];
+    tile.tokens = std::int32_t(end - begin);
+    const std::int32_t first = node_of_token(node, group.end, begin);
+    tile.segment_begin = first - node;
+    tile.segment_end = node_of_token(node, group.end, end - 1) + 1 - node;
+    tile.skip = std::int32_t(begin - (x.a.before[first].tokens - x.a.before[node].tokens));
+    tile.masked = group.masked ? 1 : 0;
+    before.partials =
+        group.pieces * std::int64_t(row_tile) * c.tile_rows + piece * std::int64_t(tile.row_end - tile.row_begin);
+    before.cost = x.group_cost(group.rows, group.tokens, true) * k / (group.row_tiles * group.pieces);
+    return tile;
+  }
+
+ private:
+  struct Group {
+    std::int64_t tokens = 0;  // 0 where no group begins
+    std::int64_t rows = 0;
+    std::int32_t end = 0;
+    std::int32_t row_tiles = 0;
+    std::int32_t pieces = 0;
+    bool masked = false;
+  };
+
+  KOKKOS_FUNCTION Group group_at(std::int32_t node) const {
+    Group group;
+    const std::int32_t index = x.a.group[node];
+    if (x.a.group[node + 1] == index) return group;
+    group.end = x.a.group_begin[index + 1];
+    group.rows = x.rows(node);
+    if (group.rows == 0) return group;
+    group.tokens = x.a.before[group.end].tokens - x.a.before[node].tokens;
+    if (group.tokens == 0) return group;
+    group.row_tiles = std::int32_t((group.rows + c.tile_rows - 1) / c.tile_rows);
+    const std::int64_t widest = group.rows < c.tile_rows ? group.rows : c.tile_rows;
+    const std::int64_t tile = x.cost.tile(widest * c.group, group.tokens, widest * c.group);
+    const std::int64_t share = x.a.before[c.tree.nodes].alone * x.kv_heads / x.shares;
+    std::int64_t pieces = share > 0 ? (2 * tile + share) / (2 * share) : 1;
+    const std::int64_t most = (group.tokens + kPieceTokens - 1) / kPieceTokens;
+    if (pieces > most) pieces = most;
+    group.pieces = std::int32_t(pieces > 1 ? pieces : 1);
+    group.masked = x.a.packed_end[node] != 0 || hides_tokens(node, group.end);
+    return group;
+  }
+
+  /// A row whose node lies in the group may see only the beginning of it.
+  KOKKOS_FUNCTION bool hides_tokens(std::int32_t node, std::int32_t end) const {
+    // In a chain only the last node has rows of its own, sorted by what they see.
+    const std::int32_t row = c.tree.row_begin[node];
+    return row < c.tree.row_end[node] && c.tree.row_node[row] >= node && c.tree.row_node[row] < end &&
+           c.tree.row_visible[row] < c.tree.tokens[c.tree.row_node[row]];
+  }
+
+  /// The node among [begin, end) that holds token t of the group.
+  KOKKOS_FUNCTION std::int32_t node_of_token(std::int32_t begin, std::int32_t end, std::int64_t t) const {
+    const std::int64_t target = x.a.before[begin].tokens + t;
+    while (end - begin > 1) {
+      const std::int32_t middle = begin + (end - begin) / 2;
+      if (x.a.before[middle].tokens <= target)
+        begin = middle;
+      else
+        end = middle;
+    }
+    return begin;
+  }
+
+  static constexpr std::int64_t kPieceTokens = 64;  ///< pieces are not shorter
+};
+
+}  // namespace espalier::plan

@@ -20,6 +20,9 @@ using detail::TreeTopology;
 
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 
+/// Made once: nothing may allocate between a change of the pool and that of the tree.
+const std::string wait_label = "espalier::KvTree: wait for the pool";
+
 std::string text_of(BranchId branch) {
   return "(" + std::to_string(branch.index) + ", generation " + std::to_string(branch.generation) + ")";
 }
@@ -149,24 +152,36 @@ struct KvTree::Impl {
     std::vector<BlockId> blocks(static_cast<std::size_t>(count));
     if (count == 0) return blocks;
     pool.acquire(exec, Pool::BlockIds(blocks.data(), blocks.size()));
-    exec.fence("espalier::KvTree::acquire");
+    exec.fence(wait_label);
     return blocks;
   }
 
-  void retain_and_release(const ReferenceList& gained, const ReferenceList& lost) {
-    if (!gained.blocks.empty()) {
-      pool.retain(exec, Pool::ConstBlockIds(gained.blocks.data(), gained.blocks.size()),
-                  Pool::ConstReferences(gained.references.data(), gained.references.size()));
-    }
-    if (!lost.blocks.empty()) {
-      pool.release(exec, Pool::ConstBlockIds(lost.blocks.data(), lost.blocks.size()),
-                   Pool::ConstReferences(lost.references.data(), lost.references.size()));
-    }
-    if (gained.blocks.empty() && lost.blocks.empty()) return;
-    exec.fence("espalier::KvTree::retain_and_release");
+  void retain(const ReferenceList& list) {
+    if (list.blocks.empty()) return;
+    pool.retain(exec, Pool::ConstBlockIds(list.blocks.data(), list.blocks.size()),
+                Pool::ConstReferences(list.references.data(), list.references.size()));
+    exec.fence(wait_label);
   }
 
-  /// For the destructor: allocates nothing.
+  void release(const ReferenceList& list) {
+    if (list.blocks.empty()) return;
+    pool.release(exec, Pool::ConstBlockIds(list.blocks.data(), list.blocks.size()),
+                 Pool::ConstReferences(list.references.data(), list.references.size()));
+    exec.fence(wait_label);
+  }
+
+  /// Both or none. A launch that cannot allocate throws and has changed nothing.
+  void retain_and_release(const ReferenceList& gained, const ReferenceList& lost) {
+    retain(gained);
+    try {
+      release(lost);
+    } catch (...) {
+      release(gained);
+      throw;
+    }
+  }
+
+  /// For the destructor: needs no memory of its own.
   void release_everything() {
     std::array<BlockId, 256> blocks;
     std::array<std::int32_t, 256> references;
@@ -178,7 +193,7 @@ struct KvTree::Impl {
         const std::size_t count = std::min(rest.size(), blocks.size());
         std::copy_n(rest.begin(), count, blocks.begin());
         pool.release(exec, Pool::ConstBlockIds(blocks.data(), count), Pool::ConstReferences(references.data(), count));
-        exec.fence("espalier::KvTree::release_everything");
+        exec.fence(wait_label);
         rest = rest.subspan(count);
       }
     }
@@ -284,7 +299,7 @@ std::vector<BranchId> KvTree::Impl::change(std::span<const BranchFork> forks, st
   for (const BranchFork& fork : forks) created_count += fork.count;
   if (created_count == 0 && prunes.empty()) return {};
 
-  // Whatever can throw comes first. Cuts alone change the tree already, and are undone.
+  // Whatever can throw comes first. Of this only the cuts change the tree, and they are undone.
   std::vector<BranchId> created;
   created.reserve(std::size_t(created_count));
   reserve_branches(created_count);
@@ -308,12 +323,12 @@ std::vector<BranchId> KvTree::Impl::change(std::span<const BranchFork> forks, st
       if (change > 0) gained.add(topology[node].own_blocks(), change);
       if (change < 0) lost.add(topology[node].own_blocks(), -change);
     }
+    retain_and_release(gained, lost);
   } catch (...) {
     for (auto cut = cuts.rbegin(); cut != cuts.rend(); ++cut) topology.join(*cut);
     throw;
   }
 
-  retain_and_release(gained, lost);
   for (const NodeIndex node : changed) topology[node].branches += topology[node].change;
   for (std::size_t i = 0; i < forks.size(); ++i) {
     for (std::int32_t copy = 0; copy < forks[i].count; ++copy) created.push_back(add_branch(fork_nodes[i]));

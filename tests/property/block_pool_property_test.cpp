@@ -115,9 +115,7 @@ TEMPLATE_LIST_TEST_CASE("a pool does what a sequential model does, faults and or
         if (distinct) std::shuffle(in_use.begin(), in_use.end(), random);
         for (std::int32_t entry = 0; entry < entries; ++entry) {
           const bool stray = entry >= std::ssize(in_use) || below(8 * entries) == 0;
-          list.push_back(stray      ? below(blocks + 4) - 2
-                         : distinct ? in_use[entry]
-                                    : in_use[below(std::ssize(in_use))]);
+          list.push_back(stray ? below(blocks + 4) - 2 : distinct ? in_use[entry] : in_use[below(std::ssize(in_use))]);
           references.push_back(below(8 * entries) == 0 ? below(3) - 1 : !releases && below(2) == 0 ? 2 : 1);
           ids.push_back(BlockId{list.back()});
         }

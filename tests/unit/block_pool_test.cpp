@@ -32,8 +32,14 @@ struct PoolUnderTest {
     for (const BlockId id : test::to_vector(ids)) blocks.push_back(std::int32_t(id));
     return blocks;
   }
-  void retain(const Ints& blocks) { pool.retain(exec, view_of(blocks)); exec.fence(); }
-  void release(const Ints& blocks) { pool.release(exec, view_of(blocks)); exec.fence(); }
+  void retain(const Ints& blocks) {
+    pool.retain(exec, view_of(blocks));
+    exec.fence();
+  }
+  void release(const Ints& blocks) {
+    pool.release(exec, view_of(blocks));
+    exec.fence();
+  }
   void retain(const Ints& blocks, const Ints& references) {
     pool.retain(exec, view_of(blocks), test::to_view<Exec>(references));
     exec.fence();
@@ -152,8 +158,8 @@ TEMPLATE_LIST_TEST_CASE("an exhausted pool hands out nothing and says how much w
 }
 
 TEMPLATE_LIST_TEST_CASE("a list with an id that is no block changes nothing", "[block_pool]", test::ExecutionSpaces) {
-  for (const std::int32_t stray : {-1, 4, std::numeric_limits<std::int32_t>::max(),
-                                   std::numeric_limits<std::int32_t>::min()}) {
+  for (const std::int32_t stray :
+       {-1, 4, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()}) {
     CAPTURE(stray);
     PoolUnderTest<TestType> released(4);
     (void)released.acquire(4);

@@ -213,6 +213,19 @@ TEST_CASE("joined nodes keep their place among their siblings", "[kv_tree]") {
   REQUIRE(tree.row_index == Ints{1, 0});  // b was created before c
 }
 
+TEST_CASE("a cut node keeps its place among its siblings", "[kv_tree]") {
+  TreeUnderTest t;
+  const BranchId a = t.tree.root(4);
+  const BranchId b = t.tree.fork(a, 1)[0];
+  t.tree.append(Branches{a, b}, 4);
+  (void)t.tree.split(a, 5, 1);
+  REQUIRE(t.tree.snapshot().tokens == Ints{4, 1, 3, 4});
+  const BranchId other = t.tree.root(8);
+  (void)t.tree.split(b, 3, 1);
+  REQUIRE(t.tree.snapshot().tokens == Ints{3, 1, 1, 3, 4, 8});
+  REQUIRE(t.tree.tokens(other) == 8);
+}
+
 TEST_CASE("a split in the middle of a block shares the block between both nodes", "[kv_tree]") {
   TreeUnderTest t;
   const BranchId a = t.tree.root(10);

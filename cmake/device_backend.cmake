@@ -17,8 +17,8 @@ endif()
 if(NOT ESPALIER_DEVICE STREQUAL "auto" AND NOT ESPALIER_DEVICE STREQUAL found_devices)
   message(
     FATAL_ERROR
-      "espalier: ESPALIER_DEVICE is ${ESPALIER_DEVICE}, but Kokkos in ${Kokkos_DIR} has device backend: "
-      "${found_devices}; set Kokkos_ROOT to a Kokkos built for ${ESPALIER_DEVICE}"
+      "espalier: ESPALIER_DEVICE is ${ESPALIER_DEVICE}, but Kokkos in ${Kokkos_DIR} was built for the device backend "
+      "${found_devices}; set Kokkos_ROOT to another Kokkos, or ESPALIER_DEVICE to ${found_devices}"
   )
 endif()
 message(STATUS "espalier: device backend: ${found_devices}")

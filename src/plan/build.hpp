@@ -122,6 +122,9 @@ struct FillTiles {
     tile.segment_end += std::int32_t(before.segments);
     tile.kv_head = std::int16_t(kv_head);
     tile.partial_begin = std::int32_t(kv_head * (a.totals->partials / a.kv_heads) + before.partials + in_item.partials);
+    std::int64_t behind = -std::int64_t(tile.skip) - tile.tokens;  // tokens of its segments that the tile leaves
+    for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) behind += a.segments[s].tokens;
+    tile.open = behind == 0 ? 1 : 0;
     a.tiles[t] = tile;
     const std::int64_t cost_before = kv_head * (a.totals->cost / a.kv_heads) + before.cost + in_item.cost;
     Kokkos::atomic_inc(&a.worker_tiles[worker_of(cost_before)]);
@@ -191,6 +194,44 @@ struct SortMerge {
       if (heap[root] >= heap[child]) return;
       Kokkos::kokkos_swap(heap[root], heap[child]);
       root = child;
+    }
+  }
+};
+
+/// What grew since the plan was made, for a tree of the same nodes and rows.
+struct Growth {
+  detail::TreeView tree;
+  Arrays a;
+  std::int32_t stride;
+
+  /// Tokens of a segment now: to the end of its node, or of what its only row sees of it.
+  KOKKOS_FUNCTION std::int32_t tokens_now(const detail::Segment& segment) const {
+    const bool is_own = segment.row_end == segment.row_begin + 1 && segment.own_row_end == segment.row_begin &&
+                        tree.row_node[segment.row_begin] == segment.node;
+    return (is_own ? tree.row_visible[segment.row_begin] : tree.tokens[segment.node]) - segment.node_token;
+  }
+};
+
+/// Tiles that reach to the end of a segment grow with it.
+struct GrowTiles : Growth {
+  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    for (std::int64_t t = first; t < a.totals->tiles; t += stride) {
+      detail::Tile& tile = a.tiles[t];
+      for (std::int32_t s = tile.segment_begin; s < tile.segment_end - (tile.open != 0 ? 0 : 1); ++s)
+        tile.tokens += tokens_now(a.segments[s]) - a.segments[s].tokens;
+    }
+  }
+};
+
+/// Segments follow their nodes: more tokens, and another place in the block table.
+struct GrowSegments : Growth {
+  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    for (std::int64_t s = first; s < a.totals->segments; s += stride) {
+      detail::Segment& segment = a.segments[s];
+      segment.tokens = tokens_now(segment);
+      const std::int32_t place = tree.first_offset[segment.node] + segment.node_token;
+      segment.table_begin = tree.first_block[segment.node] + place / tree.block_tokens;
+      segment.block_offset = place % tree.block_tokens;
     }
   }
 };

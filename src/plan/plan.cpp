@@ -176,13 +176,18 @@ struct Plan<Exec>::Impl {
     return {line_before.data(), packed_end.data(), group.data(), group_begin.data()};
   }
 
+  /// Threads for work whose size is known on the device alone: enough for an even share, but no more than tiles can be.
+  [[nodiscard]] std::int32_t stride(const Exec& exec) const {
+    const std::int64_t threads = 16 * std::int64_t(exec.concurrency());
+    return std::int32_t(std::clamp<std::int64_t>(config.capacity.tiles, 1, std::min<std::int64_t>(threads, 1 << 16)));
+  }
+
   template <class Cut>
   void build(const Exec& exec, const Cut& cut) const {
     const plan::Arrays a = arrays();
     const std::int32_t lists = a.rows * a.kv_heads;
     const auto range = [&](std::int64_t count) { return Kokkos::RangePolicy<Exec>(exec, 0, count); };
-    // Tiles are known on the device alone: enough threads for an even share, but no more than tiles can be.
-    const auto stride = std::int32_t(std::min<std::int64_t>(a.tile_capacity, 16 * std::int64_t(exec.concurrency())));
+    const std::int32_t stride = this->stride(exec);
     Kokkos::parallel_for("espalier::Plan::clear", range(std::max({1, a.workers, lists})), plan::Clear{a});
     Kokkos::parallel_scan("espalier::Plan::count", range(cut.items()), plan::CountItems<Cut>{cut, a});
     Kokkos::parallel_for("espalier::Plan::segments", range(cut.items()), plan::FillSegments<Cut>{cut, a});
@@ -227,6 +232,21 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
   };
   with_prepared_cut<Exec>(impl_->config, impl_->tree, impl_->automatic(), scan,
                           [&](const auto& cut) { impl_->build(exec, cut); });
+}
+
+template <ExecutionSpace Exec>
+void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: grow before the first update");
+  expects(tree.nodes() == impl_->tree.nodes && tree.rows() == impl_->tree.rows, ErrorCode::stale_plan,
+          "plan: grow with a tree of ", tree.nodes(), " nodes and ", tree.rows(), " rows, the plan was updated with ",
+          impl_->tree.nodes, " and ", impl_->tree.rows);
+  impl_->tree = tree.view();
+  const std::int32_t stride = impl_->stride(exec);
+  const plan::Growth growth{impl_->tree, impl_->arrays(), stride};
+  Kokkos::parallel_for("espalier::Plan::grow_tiles", Kokkos::RangePolicy<Exec>(exec, 0, stride),
+                       plan::GrowTiles{growth});
+  Kokkos::parallel_for("espalier::Plan::grow_segments", Kokkos::RangePolicy<Exec>(exec, 0, stride),
+                       plan::GrowSegments{growth});
 }
 
 template <ExecutionSpace Exec>

@@ -31,7 +31,8 @@ struct Tile {
   std::int32_t row_begin;
   std::int32_t row_end;
   std::int16_t kv_head;
-  std::int16_t masked;  ///< 1 where a row of the tile does not see every token of it
+  std::int8_t masked;  ///< 1 where a row of the tile does not see every token of it
+  std::int8_t open;    ///< 1 where the tile ends with its last segment: it grows with it
   std::int32_t partial_begin;
 };
 

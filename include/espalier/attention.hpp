@@ -87,12 +87,14 @@ void expects_extent_at_least(const View& view, int dimension, std::int64_t least
 
 template <class View>
 void expects_cache(const KvCache<View>& cache, int block_tokens, const HeadShape& heads, const char* function) {
-  for (const auto& [view, name] : {std::pair{cache.k, "k"}, std::pair{cache.v, "v"}}) {
+  const auto expects_half = [&](const View& view, const char* name) {
     expects_extent(view, 1, block_tokens, function, name, "tokens of a block");
     expects_extent(view, 2, heads.kv_heads, function, name, "KV heads");
     expects_extent(view, 3, heads.head_dim, function, name, "head dimension");
     expects_unit_stride(view, function, name);
-  }
+  };
+  expects_half(cache.k, "k");
+  expects_half(cache.v, "v");
   expects_extent(cache.v, 0, std::int64_t(cache.k.extent(0)), function, "v", "blocks of k");
 }
 
@@ -113,12 +115,14 @@ void append(const Exec& exec, const Slots& slots, const NewView& k_new, const Ne
   static_assert(std::same_as<typename Slots::non_const_value_type, std::int64_t>, "slots are int64");
   const HeadShape heads{int(cache.k.extent(2)), int(cache.k.extent(2)), int(cache.k.extent(3))};
   detail::expects_cache(cache, int(cache.k.extent(1)), heads, "append");
-  for (const auto& [view, name] : {std::pair{k_new, "k_new"}, std::pair{v_new, "v_new"}}) {
+  const auto expects_new = [&](const NewView& view, const char* name) {
     detail::expects_extent(view, 0, std::int64_t(slots.extent(0)), "append", name, "slots");
     detail::expects_extent(view, 1, heads.kv_heads, "append", name, "KV heads of the cache");
     detail::expects_extent(view, 2, heads.head_dim, "append", name, "head dimension of the cache");
     detail::expects_unit_stride(view, "append", name);
-  }
+  };
+  expects_new(k_new, "k_new");
+  expects_new(v_new, "v_new");
   detail::AppendParams params{};
   params.scalar = kScalarOf<Element>;
   params.tokens = std::int32_t(slots.extent(0));

@@ -32,7 +32,7 @@ std::string describe(const Tree& tree, const HeadShape& heads, const Setup& setu
 template <class On>
 void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Setup& setup,
            const oracle::Result& expected) {
-  INFO(describe(tree, heads, setup));
+  INFO(On::Exec::name() << ", " << name_of(kScalarOf<typename On::Element>) << "; " << describe(tree, heads, setup));
   const auto result = attend<typename On::Element>(typename On::Exec(), tree, heads, inputs, setup);
   CHECK(disagreement(result.out, result.lse, expected, heads, kScalarOf<typename On::Element>,
                      tolerance_of(tree, heads, inputs, setup.options)) == "");

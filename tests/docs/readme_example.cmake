@@ -1,0 +1,12 @@
+# The C++ of the README is part of an example, to the letter.
+file(READ ${readme} text)
+file(READ ${example} code)
+string(FIND "${text}" "```cpp\n" begin)
+string(SUBSTRING "${text}" ${begin} -1 text)
+string(SUBSTRING "${text}" 7 -1 text)
+string(FIND "${text}" "```" end)
+string(SUBSTRING "${text}" 0 ${end} snippet)
+string(FIND "${code}" "${snippet}" place)
+if(begin EQUAL -1 OR snippet STREQUAL "" OR place EQUAL -1)
+  message(FATAL_ERROR "the C++ in ${readme} is not in ${example}:\n${snippet}")
+endif()

@@ -62,7 +62,8 @@ struct Growth {
 }  // namespace
 
 struct KvTree::Impl {
-  Impl(const Exec& exec_, Pool& pool_) : exec(exec_), pool(pool_), topology(pool_.config().block_tokens) {}
+  Impl(const Exec& instance, Pool& shared_pool)
+      : exec(instance), pool(shared_pool), topology(shared_pool.config().block_tokens) {}
   ~Impl() { release_everything(); }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -214,7 +215,8 @@ struct KvTree::Impl {
   void append(std::span<const BranchId> ids, std::int64_t tokens);
   [[nodiscard]] std::int64_t blocks_for(std::int64_t tokens) const;
   Growth plan_growth(BranchId id, std::int64_t tokens);
-  std::vector<BlockId> prepare_blocks(const Growth& growth);
+  void reserve_blocks(const Growth& growth);
+  [[nodiscard]] std::vector<BlockId> begin_blocks(const Growth& growth) const;
   void lengthen(NodeIndex node, std::int64_t tokens) noexcept;
   NodeIndex add_own_node(const Growth& growth, std::vector<BlockId> blocks) noexcept;
 
@@ -376,17 +378,18 @@ Growth KvTree::Impl::plan_growth(BranchId id, std::int64_t tokens) {
   return growth;
 }
 
-/// The node's block list with room for what is to come; of a node that does not exist yet, the whole list.
-std::vector<BlockId> KvTree::Impl::prepare_blocks(const Growth& growth) {
-  TopologyNode& tail = topology[branches[growth.branch].tail];
+/// Room for the new blocks in the list of the branch's own node. Throws std::bad_alloc.
+void KvTree::Impl::reserve_blocks(const Growth& growth) {
+  std::vector<BlockId>& blocks = topology[branches[growth.branch].tail].blocks;
+  const std::size_t need = blocks.size() + std::size_t(growth.new_blocks);
+  if (need > blocks.capacity()) blocks.reserve(std::max(need, 2 * blocks.capacity()));
+}
+
+/// What the block list of a new node holds before its new blocks, with room for those. Throws std::bad_alloc.
+std::vector<BlockId> KvTree::Impl::begin_blocks(const Growth& growth) const {
   std::vector<BlockId> blocks;
-  if (growth.in_own_node) {
-    const std::size_t need = tail.blocks.size() + std::size_t(growth.new_blocks);
-    if (need > tail.blocks.capacity()) tail.blocks.reserve(std::max(need, 2 * tail.blocks.capacity()));
-  } else {
-    blocks.reserve(std::size_t(growth.new_blocks) + 1);
-    if (growth.continues) blocks.push_back(tail.blocks.back());
-  }
+  blocks.reserve(std::size_t(growth.new_blocks) + 1);
+  if (growth.continues) blocks.push_back(topology[branches[growth.branch].tail].blocks.back());
   return blocks;
 }
 
@@ -430,16 +433,22 @@ void KvTree::Impl::append(std::span<const BranchId> ids, std::int64_t tokens) {
 
   expects_free(new_blocks, "KvTree::append");
   topology.reserve(new_nodes);
-  std::vector<std::vector<BlockId>> block_lists;
-  block_lists.reserve(ids.size());
-  for (const Growth& growth : growths) block_lists.push_back(prepare_blocks(growth));
+  std::vector<std::vector<BlockId>> new_lists;
+  new_lists.reserve(std::size_t(new_nodes));
+  for (const Growth& growth : growths) {
+    if (growth.in_own_node) {
+      reserve_blocks(growth);
+    } else {
+      new_lists.push_back(begin_blocks(growth));
+    }
+  }
   const std::vector<BlockId> acquired = acquire(new_blocks);
 
+  auto next_list = new_lists.begin();
   auto next_block = acquired.begin();
-  for (std::size_t i = 0; i < growths.size(); ++i) {
-    const Growth& growth = growths[i];
+  for (const Growth& growth : growths) {
     const NodeIndex node =
-        growth.in_own_node ? branches[growth.branch].tail : add_own_node(growth, std::move(block_lists[i]));
+        growth.in_own_node ? branches[growth.branch].tail : add_own_node(growth, std::move(*next_list++));
     std::vector<BlockId>& blocks = topology[node].blocks;
     blocks.insert(blocks.end(), next_block, next_block + growth.new_blocks);
     next_block += growth.new_blocks;

@@ -329,6 +329,24 @@ void TreeArrays<Exec>::upload(const Exec& exec, const TreeSnapshot& snapshot) {
 }
 
 template <ExecutionSpace Exec>
+detail::TreeTarget TreeArrays<Exec>::rewrite(std::int32_t nodes, std::int32_t rows, int block_tokens) {
+  expects(nodes <= capacity_.nodes, ErrorCode::capacity_exceeded, "TreeArrays::rewrite: the tree may have ", nodes,
+          " nodes, the capacity is ", capacity_.nodes);
+  expects(rows <= capacity_.rows, ErrorCode::capacity_exceeded, "TreeArrays::rewrite: the tree has ", rows,
+          " rows, the capacity is ", capacity_.rows);
+  nodes_ = nodes;
+  rows_ = rows;
+  block_tokens_ = block_tokens;
+  version_ = 0;
+  const ArrayPlaces places(capacity_);
+  const auto node_array = [&](std::size_t which) { return arrays_.data() + places.node_array(which); };
+  const auto row_array = [&](std::size_t which) { return arrays_.data() + places.row_array(which); };
+  return {arrays_.data(), node_array(0), node_array(1), node_array(2),
+          node_array(3),  node_array(4), node_array(5), node_array(6),
+          row_array(0),   row_array(1),  row_array(2),  arrays_.data() + places.block_table()};
+}
+
+template <ExecutionSpace Exec>
 detail::TreeView TreeArrays<Exec>::view() const {
   const ArrayPlaces places(capacity_);
   const auto node_array = [&](std::size_t which) { return arrays_.data() + places.node_array(which); };

@@ -66,6 +66,26 @@ struct TreeCapacity {
   std::int32_t blocks;  ///< entries of the block table
 };
 
+namespace detail {
+
+/// The arrays of a TreeView, for kernels that write them.
+struct TreeTarget {
+  std::int32_t* counts;  ///< [4]  as TreeArrays::device_counts()
+  std::int32_t* parent;
+  std::int32_t* tokens;
+  std::int32_t* first_block;
+  std::int32_t* first_offset;
+  std::int32_t* subtree_end;
+  std::int32_t* row_begin;
+  std::int32_t* row_end;
+  std::int32_t* row_node;
+  std::int32_t* row_visible;
+  std::int32_t* row_index;
+  std::int32_t* block_table;
+};
+
+}  // namespace detail
+
 /// A snapshot in the memory of an execution space, at fixed addresses, so that a captured graph that reads it stays
 /// valid while the tree changes.
 template <ExecutionSpace Exec>
@@ -86,22 +106,31 @@ class TreeArrays {
   TreeArrays& operator=(TreeArrays&&) = default;
 
   [[nodiscard]] const TreeCapacity& capacity() const { return capacity_; }
+
+  /// Nodes that the host counts. Of a tree that was derived on the device this may be an upper bound: the nodes behind
+  /// the last real one are then empty roots without rows, so that a planner need not know.
   [[nodiscard]] std::int32_t nodes() const { return nodes_; }
   [[nodiscard]] std::int32_t rows() const { return rows_; }
   [[nodiscard]] int block_tokens() const { return block_tokens_; }
   [[nodiscard]] std::uint64_t version() const { return version_; }
 
-  /// Plain pointers to the arrays, for kernels. The pointers never change; the counts are those of the last upload.
+  /// Plain pointers to the arrays, for kernels. The pointers never change; the counts are those of the last upload
+  /// or rewrite.
   [[nodiscard]] detail::TreeView view() const;
 
   /// Nodes, rows, block_tokens and entries of the block table, in the memory of Exec: what a kernel in a captured graph
-  /// reads instead of the counts of view().  [4]
+  /// reads instead of the counts of view(). The nodes are the real ones alone.  [4]
   [[nodiscard]] const std::int32_t* device_counts() const { return arrays_.data(); }
 
   /// Replaces the content; enqueued on the instance. The snapshot is copied before the call returns. Waits only if
   /// the uploads of the last few calls have not yet left the staging ring.
   /// @throws Error{capacity_exceeded} naming the capacity and the snapshot's need; the content stays as it was
   void upload(const Exec& exec, const TreeSnapshot& snapshot);
+
+  /// Hands the arrays to kernels that derive a tree on the device. They write all entries of `nodes` nodes and `rows`
+  /// rows, make the nodes behind the last real one empty roots without rows, and set the counts.
+  /// @throws Error{capacity_exceeded} naming the capacity and the need; nothing changes then
+  [[nodiscard]] detail::TreeTarget rewrite(std::int32_t nodes, std::int32_t rows, int block_tokens);
 
  private:
   TreeCapacity capacity_;

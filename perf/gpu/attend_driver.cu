@@ -173,14 +173,14 @@ struct Settings {
   int layers = 4;
   float scale = 0;  ///< 0: 1 / sqrt(head_dim)
   float soft_cap = 0;
-  bool head_major = false;  ///< cache [blocks, kv_heads, block_tokens, head_dim]
+  bool head_major = false;   ///< cache [blocks, kv_heads, block_tokens, head_dim]
   bool finite_cache = true;  ///< false: slots that no token uses hold NaN
 };
 
 struct Error {
-  double norm = 0;     ///< ||out - reference|| / ||reference||
-  double largest = 0;  ///< elementwise
-  double lse = 0;      ///< largest difference
+  double norm = 0;           ///< ||out - reference|| / ||reference||
+  double largest = 0;        ///< elementwise
+  double lse = 0;            ///< largest difference
   bool wrong_place = false;  ///< inf or nan where the reference has none, or the other way round
 };
 
@@ -294,7 +294,8 @@ class Problem {
       const auto node = static_cast<std::size_t>(i);
       for (int t = 0; t < tree_.tokens[node]; ++t) {
         const int place = tree_.first_offset[node] + t;
-        const int block = tree_.block_table[static_cast<std::size_t>(tree_.first_block[node] + place / tree_.block_tokens)];
+        const int block =
+            tree_.block_table[static_cast<std::size_t>(tree_.first_block[node] + place / tree_.block_tokens)];
         used[static_cast<std::size_t>(block * tree_.block_tokens + place % tree_.block_tokens)] = true;
       }
     }
@@ -303,7 +304,8 @@ class Problem {
     const AttendParams p = params(0);
     for (std::size_t slot = 0; slot < used.size(); ++slot) {
       if (used[slot]) continue;
-      const auto block = static_cast<std::int64_t>(slot) / tree_.block_tokens, token = static_cast<std::int64_t>(slot) % tree_.block_tokens;
+      const auto block = static_cast<std::int64_t>(slot) / tree_.block_tokens,
+                 token = static_cast<std::int64_t>(slot) % tree_.block_tokens;
       for (int head = 0; head < h.kv; ++head) {
         T* row = values.data() + block * p.k_block_stride + token * p.k_token_stride + head * p.k_head_stride;
         for (int d = 0; d < h.dim; ++d) row[d] = T(NAN);
@@ -506,14 +508,16 @@ bool measure(const Options& options, const std::string& name, const Heads& heads
   const double bytes = tokens * heads.kv * heads.dim * 4;
   const double floor = std::max(bytes / 4.6e6, flops / 790e6) + 3.5;
   const bool good = !error.wrong_place && error.norm < 4e-3 && error.lse < 2e-2;
-  std::printf("%-50s %3d/%-2d %3d %7.1f us (main %6.1f merge %5.1f) %5.0f GB/s %4.0f TF floor %6.1f x%4.2f", name.c_str(),
-              heads.query, heads.kv, block_tokens, total, kernel, merge, bytes / total * 1e-3, flops / total * 1e-6, floor,
-              total / floor);
-  if (target) std::printf(" peer %6.1f study %6.1f goal %6.1f%s", target->peer, target->study, target->goal,
-                          total <= target->goal ? " ok  " : "     ");
-  std::printf(" err %.1e lse %.0e%s wide %d of %zu narrow %zu q %d partials %d predicted %.1f plan %.0f us\n", error.norm,
-              error.lse, good ? "" : " WRONG", plan.wide_workers, plan.wide_tiles.size(), plan.narrow_tiles.size(),
-              plan.header.queue_end - plan.header.queue_begin, plan.partials, plan.predicted, plan_us);
+  std::printf("%-50s %3d/%-2d %3d %7.1f us (main %6.1f merge %5.1f) %5.0f GB/s %4.0f TF floor %6.1f x%4.2f",
+              name.c_str(), heads.query, heads.kv, block_tokens, total, kernel, merge, bytes / total * 1e-3,
+              flops / total * 1e-6, floor, total / floor);
+  if (target)
+    std::printf(" peer %6.1f study %6.1f goal %6.1f%s", target->peer, target->study, target->goal,
+                total <= target->goal ? " ok  " : "     ");
+  std::printf(" err %.1e lse %.0e%s wide %d of %zu narrow %zu q %d partials %d predicted %.1f plan %.0f us\n",
+              error.norm, error.lse, good ? "" : " WRONG", plan.wide_workers, plan.wide_tiles.size(),
+              plan.narrow_tiles.size(), plan.header.queue_end - plan.header.queue_begin, plan.partials, plan.predicted,
+              plan_us);
   std::fflush(stdout);
   if (csv) {
     std::fprintf(csv, "\"%s\",%d,%d,%d,%s,%d,%.2f,%.2f,%.2f,%.0f,%.2f,%.2e\n", name.c_str(), heads.query, heads.kv,
@@ -529,12 +533,11 @@ bool measure(const Options& options, const std::string& name, const Heads& heads
 template <class T>
 bool validate_case(std::uint32_t seed, bool verbose) {
   std::mt19937 random(seed);
-  const auto pick = [&](std::initializer_list<int> values) {
-    return *(values.begin() + random() % values.size());
-  };
+  const auto pick = [&](std::initializer_list<int> values) { return *(values.begin() + random() % values.size()); };
   const perf::Workload workload =
-      random() % 8 == 0 ? perf::make_workload("chain:" + std::to_string(random() % 700) + "," + std::to_string(1 + random() % 300))
-                        : perf::random_workload(random);
+      random() % 8 == 0
+          ? perf::make_workload("chain:" + std::to_string(random() % 700) + "," + std::to_string(1 + random() % 300))
+          : perf::random_workload(random);
   perf::Layout layout;
   layout.block_tokens = pick({16, 32, 64, 128, 32, 16, 1, 3, 17, 48, 100, 256});
   layout.contiguous = random() % 4 == 0;
@@ -577,13 +580,15 @@ bool validate_case(std::uint32_t seed, bool verbose) {
   const double limit = std::is_same_v<T, __half> ? 1e-3 : 6e-3;
   const bool good = !error.wrong_place && error.norm < limit && error.lse < 2e-2 && same;
   if (!good || verbose) {
-    std::printf("%s seed %u: nodes %d rows %d heads %d/%d/%d block_tokens %d%s%s scale %g cap %g workers %d wide %zu narrow %zu "
-                "queue %d gathered %zu: error %.2e largest %.2e lse %.1e%s\n",
-                good ? "ok" : "WRONG", seed, tree.nodes(), tree.rows(), settings.heads.query, kv, dim, tree.block_tokens,
-                layout.contiguous ? " contiguous" : "", settings.finite_cache ? "" : " nan", settings.scale,
-                settings.soft_cap, config.workers, plan.wide_tiles.size(), plan.narrow_tiles.size(),
-                plan.header.queue_end - plan.header.queue_begin, plan.gathered.size(), error.norm, error.largest, error.lse,
-                error.wrong_place ? " inf or nan out of place" : "");
+    std::printf(
+        "%s seed %u: nodes %d rows %d heads %d/%d/%d block_tokens %d%s%s scale %g cap %g workers %d wide %zu narrow "
+        "%zu "
+        "queue %d gathered %zu: error %.2e largest %.2e lse %.1e%s\n",
+        good ? "ok" : "WRONG", seed, tree.nodes(), tree.rows(), settings.heads.query, kv, dim, tree.block_tokens,
+        layout.contiguous ? " contiguous" : "", settings.finite_cache ? "" : " nan", settings.scale, settings.soft_cap,
+        config.workers, plan.wide_tiles.size(), plan.narrow_tiles.size(),
+        plan.header.queue_end - plan.header.queue_begin, plan.gathered.size(), error.norm, error.largest, error.lse,
+        error.wrong_place ? " inf or nan out of place" : "");
     std::fflush(stdout);
   }
   return good;
@@ -600,29 +605,49 @@ Options parse(int count, char** values) {
       }
       return values[++i];
     };
-    if (key == "--workload") o.workload = next();
+    if (key == "--workload")
+      o.workload = next();
     else if (key == "--heads") {
       const std::vector<int> h = perf::workload_detail::numbers(next());
       o.heads = {h.at(0), h.at(1), h.at(2)};
-    } else if (key == "--dtype") o.dtype = next();
-    else if (key == "--block-tokens") o.block_tokens = std::stoi(next());
-    else if (key == "--layers") o.layers = std::stoi(next());
-    else if (key == "--repeat") o.repeat = std::stoi(next());
-    else if (key == "--csv") o.csv = next();
-    else if (key == "--validate") o.validate = std::stoi(next());
-    else if (key == "--seed") o.seed = std::stoi(next());
-    else if (key == "--only") o.only = next();
-    else if (key == "--no-parts") o.parts = false;
-    else if (key == "--wide-workers") o.wide_workers = std::stoi(next());
-    else if (key == "--gang") o.planner.gang = std::stoi(next());
-    else if (key == "--rate") o.planner.narrow_rate = std::stod(next());
-    else if (key == "--turn") o.planner.turn = std::stod(next());
-    else if (key == "--wide-block") o.planner.wide_block = std::stod(next());
-    else if (key == "--wide-fixed") o.planner.wide_fixed_blocks = std::stod(next());
-    else if (key == "--narrow-fixed") o.planner.narrow_fixed_steps = std::stod(next());
-    else if (key == "--queue-share") o.planner.queue_share = std::stod(next());
-    else if (key == "--large") o.planner.large_bytes = std::stod(next());
-    else if (key == "--short") o.planner.short_tokens = std::stoi(next());
+    } else if (key == "--dtype")
+      o.dtype = next();
+    else if (key == "--block-tokens")
+      o.block_tokens = std::stoi(next());
+    else if (key == "--layers")
+      o.layers = std::stoi(next());
+    else if (key == "--repeat")
+      o.repeat = std::stoi(next());
+    else if (key == "--csv")
+      o.csv = next();
+    else if (key == "--validate")
+      o.validate = std::stoi(next());
+    else if (key == "--seed")
+      o.seed = std::stoi(next());
+    else if (key == "--only")
+      o.only = next();
+    else if (key == "--no-parts")
+      o.parts = false;
+    else if (key == "--wide-workers")
+      o.wide_workers = std::stoi(next());
+    else if (key == "--gang")
+      o.planner.gang = std::stoi(next());
+    else if (key == "--rate")
+      o.planner.narrow_rate = std::stod(next());
+    else if (key == "--turn")
+      o.planner.turn = std::stod(next());
+    else if (key == "--wide-block")
+      o.planner.wide_block = std::stod(next());
+    else if (key == "--wide-fixed")
+      o.planner.wide_fixed_blocks = std::stod(next());
+    else if (key == "--narrow-fixed")
+      o.planner.narrow_fixed_steps = std::stod(next());
+    else if (key == "--queue-share")
+      o.planner.queue_share = std::stod(next());
+    else if (key == "--large")
+      o.planner.large_bytes = std::stod(next());
+    else if (key == "--short")
+      o.planner.short_tokens = std::stoi(next());
     else {
       std::fprintf(stderr, "attend_driver: unknown option %s\n", key.c_str());
       std::exit(2);
@@ -649,7 +674,9 @@ bool run(const Options& options) {
       std::fprintf(stderr, "attend_driver: cannot write %s\n", options.csv.c_str());
       std::exit(2);
     }
-    std::fprintf(csv, "workload,query_heads,kv_heads,head_dim,dtype,block_tokens,kernel_us,merge_us,total_us,plan_us,floor_us,error\n");
+    std::fprintf(csv,
+                 "workload,query_heads,kv_heads,head_dim,dtype,block_tokens,kernel_us,merge_us,total_us,plan_us,floor_"
+                 "us,error\n");
   }
   double log_sum = 0;
   int count = 0;

@@ -21,19 +21,19 @@ struct PlannerConfig {
   int workers = 132;
   int query_heads = 32, kv_heads = 8, head_dim = 128;
   // Costs in microseconds, measured on the H200.
-  double wide_block = 1.72;        ///< 128 pairs x 128 tokens on one multiprocessor
-  double wide_fixed_blocks = -1;   ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
-  double narrow_rate = -1;         ///< GB/s that one multiprocessor streams; -1: 60, 70 above large_bytes
-  double narrow_fixed_steps = 3.3; ///< a narrow piece's fixed cost in steps
-  double memory_rate = 4000;       ///< GB/s of all of them
-  double turn = -1;                ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
-  double partial_bytes = 512;      ///< written and read for one partial
-  double large_bytes = 120e6;      ///< narrow bytes above which memory is saturated for long
-  double queue_share = 0.4;        ///< of the narrow tiles, where narrow bytes are above large_bytes
-  int gang = 4;                    ///< row tiles of one node that walk its KV together on neighbouring workers
-  int short_tokens = 16;           ///< wide nodes with fewer tokens are copied into narrow streams
-  int gather_tokens = 8;           ///< nodes with fewer tokens are listed token by token
-  int wide_workers = -1;           ///< -1: searched
+  double wide_block = 1.72;         ///< 128 pairs x 128 tokens on one multiprocessor
+  double wide_fixed_blocks = -1;    ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
+  double narrow_rate = -1;          ///< GB/s that one multiprocessor streams; -1: 60, 70 above large_bytes
+  double narrow_fixed_steps = 3.3;  ///< a narrow piece's fixed cost in steps
+  double memory_rate = 4000;        ///< GB/s of all of them
+  double turn = -1;                 ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
+  double partial_bytes = 512;       ///< written and read for one partial
+  double large_bytes = 120e6;       ///< narrow bytes above which memory is saturated for long
+  double queue_share = 0.4;         ///< of the narrow tiles, where narrow bytes are above large_bytes
+  int gang = 4;                     ///< row tiles of one node that walk its KV together on neighbouring workers
+  int short_tokens = 16;            ///< wide nodes with fewer tokens are copied into narrow streams
+  int gather_tokens = 8;            ///< nodes with fewer tokens are listed token by token
+  int wide_workers = -1;            ///< -1: searched
 };
 
 struct FusedPlan {
@@ -52,6 +52,7 @@ class FusedPlanner {
  public:
   FusedPlanner(const Tree& tree, const PlannerConfig& config) : tree_(tree), config_(config) {
     group_ = config.query_heads / config.kv_heads;
+    config_.gang = std::min(config_.gang, config_.workers);
   }
 
   FusedPlan plan() {
@@ -106,9 +107,9 @@ class FusedPlanner {
     kind_.assign(at(tree_.nodes()), Kind::none);
     for (int i = 0; i < tree_.nodes(); ++i) {
       if (tree_.tokens[at(i)] == 0 || pairs_of(i) == 0) continue;
-      kind_[at(i)] = pairs_of(i) <= detail::kNarrowPairs                ? Kind::narrow
+      kind_[at(i)] = pairs_of(i) <= detail::kNarrowPairs          ? Kind::narrow
                      : tree_.tokens[at(i)] < config_.short_tokens ? Kind::copied
-                                                                        : Kind::wide;
+                                                                  : Kind::wide;
     }
   }
 
@@ -193,7 +194,8 @@ class FusedPlanner {
     const auto unit_steps = [&](const Unit& unit) {
       int count = 0;
       for (std::size_t n = node; n < narrow_nodes.size() && tree_.row_begin[at(narrow_nodes[n])] < unit.row_end; ++n) {
-        if (tree_.row_begin[at(narrow_nodes[n])] >= unit.row_begin) count += (tree_.tokens[at(narrow_nodes[n])] + 15) / 16;
+        if (tree_.row_begin[at(narrow_nodes[n])] >= unit.row_begin)
+          count += (tree_.tokens[at(narrow_nodes[n])] + 15) / 16;
       }
       return count;
     };
@@ -316,8 +318,10 @@ class FusedPlanner {
     while (!fits(high, nullptr)) high *= 1.5;
     for (int i = 0; i < 30; ++i) {
       const double middle = (low + high) / 2;
-      if (fits(middle, nullptr)) high = middle;
-      else low = middle;
+      if (fits(middle, nullptr))
+        high = middle;
+      else
+        low = middle;
     }
     fits(high, &pieces);
     return high;
@@ -343,7 +347,8 @@ class FusedPlanner {
       spread(lengths, std::vector<double>(at(gangs), 0.0), order, config_.wide_fixed_blocks, 1, 1, b.wide);
       for (int w = 0; w < gangs * gang_; ++w) {
         for (const Piece& p : b.wide[at(w / gang_)]) {
-          wide_time[at(w)] += (p.end - p.begin + config_.wide_fixed_blocks) * config_.wide_block * config_.head_dim / 128;
+          wide_time[at(w)] +=
+              (p.end - p.begin + config_.wide_fixed_blocks) * config_.wide_block * config_.head_dim / 128;
         }
         wide_finish = std::max(wide_finish, wide_time[at(w)]);
       }
@@ -395,7 +400,8 @@ class FusedPlanner {
     } else if (config_.wide_workers >= 0) {
       balance_ = try_balance(config_.wide_workers);
     } else {
-      for (int w = std::max(8, gang_); w <= config_.workers; w += w < 120 ? 4 : std::max(1, std::min(gang_, 2))) {
+      for (int w = std::min(std::max(8, gang_), config_.workers / gang_ * gang_); w <= config_.workers;
+           w += w < 120 ? 4 : std::max(1, std::min(gang_, 2))) {
         Balance b = try_balance(w);
         if (b.time < balance_.time - 1e-6) balance_ = std::move(b);
       }
@@ -410,7 +416,8 @@ class FusedPlanner {
     plan_.wide_begin.assign(1, 0);
     for (int w = 0; w < config_.workers; ++w) {
       if (!wide_.empty() && w / gang_ < balance_.wide_workers / gang_) {
-        for (const Piece& piece : balance_.wide[at(w / gang_)]) emit_wide_tile(wide_[at(piece.stream)], piece, w % gang_);
+        for (const Piece& piece : balance_.wide[at(w / gang_)])
+          emit_wide_tile(wide_[at(piece.stream)], piece, w % gang_);
       }
       plan_.wide_begin.push_back(static_cast<int>(plan_.wide_tiles.size()));
     }
@@ -518,7 +525,8 @@ class FusedPlanner {
     });
     each([&](detail::FusedTile& tile) {
       bool alone = true;
-      for (int i = 0; i < tile.pairs; ++i) alone = alone && partials_of_[result(tile.pair_begin + i, tile.kv_head)] == 1;
+      for (int i = 0; i < tile.pairs; ++i)
+        alone = alone && partials_of_[result(tile.pair_begin + i, tile.kv_head)] == 1;
       if (alone) tile.flags |= detail::kTileDirect;
     });
   }

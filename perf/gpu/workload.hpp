@@ -30,8 +30,8 @@ struct Workload {
 struct Tree {
   int block_tokens = 0;
   std::vector<int> parent, tokens;
-  std::vector<int> first_block, first_offset;             ///< entry of block_table, place inside that block
-  std::vector<int> row_begin, own_row_end, row_end;       ///< rows of each node's subtree; its own ones come first
+  std::vector<int> first_block, first_offset;        ///< entry of block_table, place inside that block
+  std::vector<int> row_begin, own_row_end, row_end;  ///< rows of each node's subtree; its own ones come first
   std::vector<int> row_node, row_visible, row_index;
   std::vector<int> block_table;
   int blocks = 0;
@@ -109,7 +109,10 @@ inline Workload random_workload(std::mt19937& random) {
   for (int i = 0; i < nodes; ++i) {
     const int parent = i == 0 || up_to(9) == 0 ? -1 : std::max(0, i - 1 - up_to(style == 0 ? 2 : i - 1));
     const int length = up_to(9);
-    const int tokens = length == 0 ? 0 : length < 4 ? 1 + up_to(3) : length < 8 ? up_to(100) : up_to(style == 1 ? 900 : 400);
+    const int tokens = length == 0  ? 0
+                       : length < 4 ? 1 + up_to(3)
+                       : length < 8 ? up_to(100)
+                                    : up_to(style == 1 ? 900 : 400);
     w.nodes.push_back({parent, tokens});
   }
   const int rows = 1 + up_to(style == 2 ? 150 : 40);
@@ -133,8 +136,10 @@ inline Tree make_tree(const Workload& w, const Layout& layout) {
   std::vector<int> order, stack, place(static_cast<std::size_t>(nodes));
   for (int i = nodes - 1; i >= 0; --i) {
     const int parent = w.nodes[static_cast<std::size_t>(i)].parent;
-    if (parent < 0) stack.push_back(i);
-    else children[static_cast<std::size_t>(parent)].push_back(i);  // in reverse, as the stack wants them
+    if (parent < 0)
+      stack.push_back(i);
+    else
+      children[static_cast<std::size_t>(parent)].push_back(i);  // in reverse, as the stack wants them
   }
   while (!stack.empty()) {
     const int node = stack.back();
@@ -151,7 +156,9 @@ inline Tree make_tree(const Workload& w, const Layout& layout) {
     const RowSpec& r = w.rows[static_cast<std::size_t>(row)];
     return r.visible < 0 ? w.nodes[static_cast<std::size_t>(r.node)].tokens : r.visible;
   };
-  const auto node_of = [&](int row) { return place[static_cast<std::size_t>(w.rows[static_cast<std::size_t>(row)].node)]; };
+  const auto node_of = [&](int row) {
+    return place[static_cast<std::size_t>(w.rows[static_cast<std::size_t>(row)].node)];
+  };
   std::stable_sort(by_line.begin(), by_line.end(), [&](int a, int b) {
     return std::pair(node_of(a), visible_of(a)) < std::pair(node_of(b), visible_of(b));
   });

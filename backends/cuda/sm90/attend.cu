@@ -34,9 +34,8 @@ EncodeFunction encode_function() {
     cudaDriverEntryPointQueryResult found;
     const cudaError_t error =
         cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &address, 12000, cudaEnableDefault, &found);
-    return error == cudaSuccess && found == cudaDriverEntryPointSuccess
-               ? reinterpret_cast<EncodeFunction>(address)
-               : nullptr;
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeFunction>(address)
+                                                                        : nullptr;
   }();
   return function;
 }
@@ -51,12 +50,11 @@ struct MapShape {
 bool encode(CUtensorMap* map, ScalarType scalar, const void* base, MapShape shape) {
   cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
   for (std::uint32_t i = 0; i + 1 < shape.rank; ++i) shape.stride[i] *= 2;
-  return encode_function()(map,
-                           scalar == ScalarType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                           shape.rank, const_cast<void*>(base), shape.size, shape.stride, shape.box, element_stride,
-                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_function()(
+             map, scalar == ScalarType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+             shape.rank, const_cast<void*>(base), shape.size, shape.stride, shape.box, element_stride,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 /// Coordinates (d, token in block, chunk, head, block). The number of blocks is not known here and need not be: the
@@ -89,7 +87,7 @@ MapShape q_shape(const FusedParams& params, std::uint32_t heads, std::uint32_t r
           {kChunk, heads, rows}};
 }
 
-bool encode_maps(const FusedParams& params, Arguments& a) {
+bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
   const AttendParams& p = params.attend;
   const auto kv = [&](CUtensorMap* k, CUtensorMap* v, int tokens, bool all_chunks) {
     const auto count = static_cast<std::uint32_t>(tokens);
@@ -99,17 +97,18 @@ bool encode_maps(const FusedParams& params, Arguments& a) {
                   kv_shape(p, p.v_token_stride, p.v_head_stride, p.v_block_stride, count, all_chunks));
   };
   bool ok = kv(&a.k_token, &a.v_token, 1, false);
-  a.k_run = a.k_page = a.k_token;  // unused where blocks do not fit them
-  a.v_run = a.v_page = a.v_token;
+  a.k_stage = a.k_run = a.k_page = a.k_token;  // unused where blocks do not fit them
+  a.v_stage = a.v_run = a.v_page = a.v_token;
   if (a.page_tokens > 0) {
-    ok = ok && kv(&a.k_run, &a.v_run, detail::kNarrowTokens, true) && kv(&a.k_page, &a.v_page, a.page_tokens, false);
+    ok = ok && kv(&a.k_run, &a.v_run, detail::kNarrowTokens, false) && kv(&a.k_page, &a.v_page, a.page_tokens, false);
   }
+  if (a.stage_copies) ok = ok && kv(&a.k_stage, &a.v_stage, stage_tokens, true);
   ok = ok && encode(&a.q_pair, p.scalar, p.q, q_shape(params, 1, 1));
   a.q_rows = a.q_pair;
   if (a.rows_per_wide_tile > 0) {
-    ok = ok && encode(&a.q_rows, p.scalar, p.q,
-                      q_shape(params, static_cast<std::uint32_t>(a.group),
-                              static_cast<std::uint32_t>(a.rows_per_wide_tile)));
+    ok = ok &&
+         encode(&a.q_rows, p.scalar, p.q,
+                q_shape(params, static_cast<std::uint32_t>(a.group), static_cast<std::uint32_t>(a.rows_per_wide_tile)));
   }
   return ok;
 }
@@ -132,6 +131,7 @@ cudaError_t make_arguments(const FusedParams& params, const Instance& instance, 
   for (int page = 16; page <= instance.wide_tokens; page *= 2) {
     if (p.block_tokens % page == 0) a.page_tokens = page;
   }
+  a.stage_copies = p.head_dim % kChunk == 0 && p.block_tokens % instance.stage_tokens == 0;
   a.rows_per_wide_tile =
       a.group <= detail::kWidePairs && detail::kWidePairs % a.group == 0 ? detail::kWidePairs / a.group : 0;
   a.by_group = make_divisor(a.group);
@@ -141,7 +141,7 @@ cudaError_t make_arguments(const FusedParams& params, const Instance& instance, 
   a.weight_scale = a.transform ? kLog2E : p.scale * kLog2E;
   a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
   if (!encode_function()) return cudaErrorNotSupported;
-  return encode_maps(params, a) ? cudaSuccess : cudaErrorInvalidValue;
+  return encode_maps(params, instance.stage_tokens, a) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 enum class Part { both, main, merge };
@@ -167,9 +167,9 @@ const char* unsupported_reason(const AttendParams& p) {
   if (!aligned(p.q) || !aligned(p.k) || !aligned(p.v) || !aligned(p.out)) {
     return "q, k, v or out does not begin at a multiple of 16 bytes";
   }
-  for (const std::int64_t stride : {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride,
-                                    p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride,
-                                    p.out_row_stride, p.out_head_stride}) {
+  for (const std::int64_t stride :
+       {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride, p.k_head_stride, p.v_block_stride,
+        p.v_token_stride, p.v_head_stride, p.out_row_stride, p.out_head_stride}) {
     if (stride % 8 != 0 || stride < 0 || stride >= (std::int64_t{1} << 39)) {
       return "a stride of q, k, v or out is not a multiple of 8 elements";
     }

@@ -13,6 +13,14 @@ __device__ __forceinline__ int divide(int value, const Divisor& by) {
   return by.divisor == 1 ? value : static_cast<int>(__umulhi(static_cast<unsigned>(value), by.multiplier) >> by.shift);
 }
 
+__device__ __forceinline__ detail::FusedTile load_tile(const detail::FusedTile* tile) {
+  union {
+    int4 words[2];
+    detail::FusedTile tile;
+  } loaded = {{__ldg(reinterpret_cast<const int4*>(tile)), __ldg(reinterpret_cast<const int4*>(tile) + 1)}};
+  return loaded.tile;
+}
+
 /// One (row, query head): the row as the caller numbers it.
 struct PairPlace {
   int row;

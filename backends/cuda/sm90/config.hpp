@@ -9,10 +9,10 @@
 
 namespace espalier::gpu::sm90 {
 
-inline constexpr int kThreads = 384;    ///< one producer warpgroup, two consumer warpgroups
-inline constexpr int kNarrowWarps = 8;  ///< the consumers, once the wide tiles are done
-inline constexpr int kProducerRegisters = 56;
-inline constexpr int kConsumerRegisters = 224;  ///< 128 * (56 + 2 * 224) = 64512, the launch's total
+inline constexpr int kThreads = 512;    ///< warpgroups 0 and 1 feed, 2 and 3 compute
+inline constexpr int kNarrowWarps = 8;  ///< that compute, and as many that feed them
+inline constexpr int kFeederRegisters = 48;
+inline constexpr int kConsumerRegisters = 208;  ///< 256 * (48 + 208) = 64 K, the whole file
 inline constexpr int kChunk = 64;               ///< elements of one 128-byte swizzled row
 
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.
@@ -30,24 +30,22 @@ struct Config {
   static constexpr int kWideQBytes = detail::kWidePairs * kRowBytes;
   static constexpr int kWideBytes = kWideQBytes + 2 * kWideStages * kWideStageBytes;
 
-  // Narrow tiles: each warp has a ring of stages that hold either K or V of kSteps steps of 16 tokens.
+  // Narrow tiles: each computing warp has a ring of stages that hold either K or V of kSteps steps of 16 tokens, laid
+  // out [chunk][token][64], and Q of one tile [pair][head_dim].
   static constexpr int kSteps = kPadded <= 128 ? 2 : 1;
-  static constexpr int kStepBytes = detail::kNarrowTokens * kRowBytes;
-  static constexpr int kStageBytes = kSteps * kStepBytes;
-  static constexpr int kNarrowStages = kPadded == 64 ? 6 : 3;
+  static constexpr int kStageTokens = kSteps * detail::kNarrowTokens;
+  static constexpr int kStageBytes = kStageTokens * kRowBytes;
+  static constexpr int kNarrowStages = kPadded == 64 ? 6 : kPadded == 256 ? 2 : 3;
   static constexpr int kRingBytes = kNarrowStages * kStageBytes;
+  static constexpr int kNarrowQBytes = detail::kNarrowPairs * kRowBytes;
   static constexpr int kNarrowBytes = kNarrowWarps * kRingBytes;
 
   static constexpr int kMainBytes = kWideBytes > kNarrowBytes ? kWideBytes : kNarrowBytes;
-
-  // Tiles of the block's narrow list that are staged in shared memory before the launch dependency is awaited.
-  static constexpr int kStagedTiles = 448;
-  static constexpr int kStagedWide = 40;
-  static constexpr int kDynamicBytes = kMainBytes + kStagedTiles * static_cast<int>(sizeof(detail::FusedTile));
+  static constexpr int kDynamicBytes = kMainBytes + kNarrowWarps * kNarrowQBytes;
 
   static_assert(HeadDim % 8 == 0 && HeadDim <= 256);
   static_assert(kStageBytes % 1024 == 0, "a swizzled stage begins at a multiple of 1024 bytes");
-  static_assert(kDynamicBytes + 6 * 1024 <= 227 * 1024);
+  static_assert(kDynamicBytes <= 227 * 1024 - 3 * 1024, "static shared memory takes almost 3 KB");
 };
 
 /// Divides non-negative 31-bit numbers by a fixed number.
@@ -70,7 +68,8 @@ inline Divisor make_divisor(std::int32_t divisor) {
 
 /// Kernel arguments: the plan, the problem, and the maps of the copy engine (64 bytes aligned by CUtensorMap).
 struct Arguments {
-  CUtensorMap k_run, v_run;      ///< box 16 tokens x all chunks: a step of a narrow tile
+  CUtensorMap k_stage, v_stage;  ///< box of a narrow stage, all chunks
+  CUtensorMap k_run, v_run;      ///< box 16 tokens x one chunk: a step of a narrow tile
   CUtensorMap k_page, v_page;    ///< box page_tokens x one chunk: a page of a wide stage
   CUtensorMap k_token, v_token;  ///< box 1 token x one chunk
   CUtensorMap q_rows;            ///< box (128 / group) rows x group heads x one chunk, where the group divides 128
@@ -86,6 +85,7 @@ struct Arguments {
   std::int32_t kv_heads;
   std::int32_t block_tokens;
   std::int32_t page_tokens;         ///< tokens of one page copy, 128, 64, 32 or 16; 0 where blocks fit none of them
+  std::int32_t stage_copies;        ///< blocks hold whole narrow stages, so that k_stage and v_stage may be used
   std::int32_t rows_per_wide_tile;  ///< 128 / group, 0 where the group does not divide 128
   Divisor by_group;
   Divisor by_block_tokens;

@@ -11,7 +11,8 @@ namespace espalier::gpu::sm90 {
 using LaunchFunction = cudaError_t (*)(const Arguments&, cudaStream_t, bool overlap_predecessor);
 
 struct Instance {
-  int wide_tokens;
+  int wide_tokens;   ///< of a wide stage
+  int stage_tokens;  ///< of a narrow stage
   LaunchFunction main;
   LaunchFunction merge;
 };
@@ -66,7 +67,7 @@ cudaError_t launch_merge(const Arguments& arguments, cudaStream_t stream, bool o
 
 template <class T, int HeadDim>
 constexpr Instance make_instance() {
-  return {Config<HeadDim>::kWideTokens, instance_detail::launch_main<T, HeadDim>,
+  return {Config<HeadDim>::kWideTokens, Config<HeadDim>::kStageTokens, instance_detail::launch_main<T, HeadDim>,
           instance_detail::launch_merge<T, HeadDim>};
 }
 

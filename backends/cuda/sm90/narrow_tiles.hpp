@@ -1,33 +1,52 @@
 #pragma once
-// Narrow tiles: up to 16 pairs, bound by memory. Every warp works alone, with its own ring of stages in shared memory
-// that the copy engine fills; no barrier is wider than a warp.
+// Narrow tiles: up to 16 pairs, bound by memory. Warps work in couples: one feeds a ring of stages in shared memory
+// through the copy engine, the other computes. No barrier is wider than a couple.
 //
-//   scores^T (tokens x pairs) = K Q^T        mma.m16n8k16: 16 tokens, 8 pairs, so a step that only 8 pairs see
-//   output^T (head_dim x pairs) += V^T P^T   costs half
+//   scores^T (tokens x pairs) = K Q^T        mma.m16n8k16: 16 tokens, 8 pairs, so that tokens which only 8 pairs see
+//   output^T (head_dim x pairs) += V^T P^T   cost half
 //
-// A stage holds K or V of kSteps steps of 16 tokens; K and V of the same tokens take turns. The cursor that issues
-// copies runs a ring ahead of the arithmetic, and fetches each descriptor before it is needed: the ticket two tiles
-// ahead, the tile and its rows' numbers one tile ahead, a segment one segment ahead, Q when the tile's first copy is
-// issued.
+// A stage holds K or V of kSteps steps of 16 tokens; K and V of the same tokens take turns. Every instruction of the
+// computing warp is on the critical path of its ring, so all addressing is the feeder's: it fetches the ticket two
+// tiles ahead, the tile one tile ahead, a segment one segment ahead, and Q of the next tile while this one is computed.
 
 #include "backends/cuda/sm90/common.hpp"
 
 namespace espalier::gpu::sm90 {
 
-/// Shared memory of one warp.
-template <int HeadDim>
-struct NarrowStages {
-  std::uint64_t full[Config<HeadDim>::kNarrowStages];
-  int2 info[Config<HeadDim>::kNarrowStages];  ///< {StageFlags, number of the tile}
-  std::uint16_t pairs[Config<HeadDim>::kNarrowStages][Config<HeadDim>::kSteps * 16];  ///< lo | hi << 8 of each token
+/// What a stage of K holds.
+struct StageInfo {
+  int flags;         ///< StageFlags
+  int tokens;        ///< of step 0, of step 1 << 8
+  int pairs_see[2];  ///< step s is seen by pairs [lo, hi): lo | hi << 8
 };
 
-/// Bits of a stage's info; tokens of step s are in bits 8 + 8 s and up.
 enum StageFlags : int {
   kStageLowPairs = 1,   ///< one of the pairs 0 .. 7 sees a token of it
   kStageHighPairs = 2,  ///< one of the pairs 8 .. 15 does
   kStageLast = 4,       ///< of its tile
   kStageMasked = 8,     ///< not every pair sees every token
+  kStageByToken = 16,   ///< each token has an interval of pairs of its own
+  kStageEnd = 32        ///< there are no more
+};
+
+/// Shared memory of one couple.
+template <int HeadDim>
+struct NarrowStages {
+  using C = Config<HeadDim>;
+  std::uint64_t full[C::kNarrowStages], empty[C::kNarrowStages];
+  std::uint64_t q_full, q_empty;
+  StageInfo info[C::kNarrowStages];
+  detail::FusedTile tile;                                        ///< that Q belongs to
+  std::uint16_t token_pairs[C::kNarrowStages][C::kStageTokens];  ///< lo | hi << 8, where kStageByToken
+
+  __device__ __forceinline__ void init() {
+    for (int stage = 0; stage < C::kNarrowStages; ++stage) {
+      barrier_init(shared_address(&full[stage]), 1);
+      barrier_init(shared_address(&empty[stage]), 1);
+    }
+    barrier_init(shared_address(&q_full), kWaveLanes);
+    barrier_init(shared_address(&q_empty), 1);
+  }
 };
 
 /// The narrow tiles a block may take: its own, then those of the queue.
@@ -41,60 +60,378 @@ struct NarrowList {
   __device__ __forceinline__ const detail::FusedTile* at(int number) const {
     return number < own_tiles ? own + number : queue + (number - own_tiles);
   }
-  /// In lane 0; the number of a tile, or at least `total` when there are none left.
-  __device__ __forceinline__ int take(const Arguments& arguments) const {
-    int number = atomicAdd(taken, 1);
-    if (number >= own_tiles && total > own_tiles) {
-      number = own_tiles + static_cast<int>(atomicAdd(arguments.plan.queue_next, 1u));
-    }
-    return number;
-  }
 };
+
+// ---------------------------------------------------------------------------------------------------------- feeder
+
+template <class T, int HeadDim>
+class NarrowFeeder {
+  using C = Config<HeadDim>;
+
+ public:
+  __device__ __forceinline__ NarrowFeeder(const Arguments& arguments, const NarrowList& list, std::uint32_t ring,
+                                          std::uint32_t q, NarrowStages<HeadDim>& stages)
+      : arguments_(arguments), list_(list), ring_(ring), q_(q), stages_(stages), lane_(threadIdx.x % kWaveLanes) {}
+
+  /// Takes a tile of the block's own list and fetches its descriptors; reads nothing that a preceding launch writes.
+  __device__ __forceinline__ void prepare() {
+    int number = 0;
+    if (lane_ == 0) number = atomicAdd(list_.taken, 1);
+    next_number_ = __shfl_sync(kAllLanes, number, 0);
+    if (next_number_ < list_.own_tiles) {
+      fetch_tile();
+      follow_tile();
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    if (next_number_ >= list_.own_tiles) {  // nothing was prepared: the queue, if there is one
+      int number = next_number_;
+      if (lane_ == 0 && list_.total > list_.own_tiles) number = take_queued();
+      next_number_ = __shfl_sync(kAllLanes, number, 0);
+      if (next_number_ < list_.total) {
+        fetch_tile();
+        follow_tile();
+      }
+    }
+    if (next_number_ < list_.total && lane_ == 0) ticket_ = take();
+    while (next_number_ < list_.total) {
+      begin_tile();
+      do {
+        if (gathered_)
+          gather_stage();
+        else
+          find_stage();
+      } while (left_ > 0);
+    }
+    await_empty();
+    if (lane_ == 0) {
+      stages_.info[stage_].flags = kStageEnd;
+      barrier_arrive(shared_address(&stages_.full[stage_]));
+    }
+  }
+
+ private:
+  // ------------------------------------------------------------------------------------------------------- tiles
+
+  __device__ __forceinline__ int take_queued() {
+    return list_.own_tiles + static_cast<int>(atomicAdd(arguments_.plan.queue_next, 1u));
+  }
+
+  __device__ __forceinline__ int take() {
+    const int number = atomicAdd(list_.taken, 1);
+    return number >= list_.own_tiles && list_.total > list_.own_tiles ? take_queued() : number;
+  }
+
+  /// Starts to load the words of the next tile, one a lane.
+  __device__ __forceinline__ void fetch_tile() {
+    next_words_ = __ldg(reinterpret_cast<const int*>(list_.at(next_number_)) + lane_ % 8);
+    next_pending_ = true;
+  }
+
+  [[nodiscard]] __device__ __forceinline__ int word(int words, int i) const { return __shfl_sync(kAllLanes, words, i); }
+
+  /// Uses the words of the next tile: lanes 0 .. 15 find where Q of one pair each lies, and the first segment is fetched.
+  __device__ __forceinline__ void follow_tile() {
+    if (!next_pending_) return;
+    next_pending_ = false;
+    const int sizes = word(next_words_, 6);
+    next_place_ = locate_pair(arguments_, word(next_words_, 4) + min(lane_ % 16, (sizes & 0xffff) - 1),
+                              static_cast<unsigned>(sizes) >> 16);
+    if (!(word(next_words_, 7) & detail::kTileGathered)) fetch_segment(word(next_words_, 0));
+  }
+
+  __device__ __forceinline__ void fetch_segment(int segment) {
+    ahead_words_ = __ldg(reinterpret_cast<const int*>(arguments_.plan.segments + segment) + lane_ % 8);
+  }
+
+  /// Makes the fetched tile the current one, fetches the one after it, and starts the copy of Q.
+  __device__ __forceinline__ void begin_tile() {
+    segment_ = word(next_words_, 0);
+    segments_left_ = word(next_words_, 1) - segment_;
+    const int skip = word(next_words_, 2);
+    left_ = word(next_words_, 3);
+    pair_begin_ = word(next_words_, 4);
+    const int sizes = word(next_words_, 6);
+    pairs_ = sizes & 0xffff;
+    kv_head_ = static_cast<unsigned>(sizes) >> 16;
+    gathered_ = word(next_words_, 7) & detail::kTileGathered;
+    barrier_wait(shared_address(&stages_.q_empty), q_parity_ ^ 1);
+    q_parity_ ^= 1;
+    if (lane_ < 8) reinterpret_cast<int*>(&stages_.tile)[lane_] = next_words_;
+    copy_q_rows();
+    next_number_ = __shfl_sync(kAllLanes, ticket_, 0);
+    if (next_number_ < list_.total) {
+      if (lane_ == 0) ticket_ = take();
+      fetch_tile();
+    }
+    if (!gathered_)
+      enter_segment(skip);
+    else
+      follow_tile();
+  }
+
+  __device__ __forceinline__ void copy_q_rows() {
+    constexpr int kWords = C::kRowBytes / 16;
+    const std::int64_t offset = next_place_.row * arguments_.q_row_stride + next_place_.head * arguments_.q_head_stride;
+#pragma unroll 2
+    for (int i = 0; i < 16 * kWords / kWaveLanes; ++i) {
+      const int index = lane_ + i * kWaveLanes, row = index / kWords, word = index % kWords;
+      const std::int64_t row_offset = __shfl_sync(kAllLanes, offset, row);
+      const T* source = static_cast<const T*>(arguments_.q) + row_offset + word * 8;
+      const int bytes = word * 8 < HeadDim ? 16 : 0;  // the padding becomes zero
+      asm volatile(
+          "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(q_ + row * C::kRowBytes + ((word ^ (row & 7)) << 4)),
+          "l"(bytes ? source : static_cast<const T*>(arguments_.q)), "r"(bytes)
+          : "memory");
+    }
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&stages_.q_full))
+                 : "memory");
+  }
+
+  // ---------------------------------------------------------------------------------------------------- segments
+
+  __device__ __forceinline__ void enter_segment(int skip) {
+    table_begin_ = word(ahead_words_, 0);
+    block_ = word(ahead_words_, 1);
+    const int first = word(ahead_words_, 2) + skip;
+    segment_left_ = word(ahead_words_, 3) - skip;
+    pair_lo_ = max(word(ahead_words_, 4) * arguments_.group - pair_begin_, 0);
+    pair_hi_ = min(word(ahead_words_, 5) * arguments_.group - pair_begin_, pairs_);
+    entry_ = 0;
+    offset_ = first;
+    if (first >= arguments_.block_tokens) {
+      entry_ = divide(first, arguments_.by_block_tokens);
+      offset_ = first - entry_ * arguments_.block_tokens;
+    }
+    if (offset_ + segment_left_ > arguments_.block_tokens || entry_ > 0) load_window();
+    if (entry_ > 0) block_ = __shfl_sync(kAllLanes, window_, 0);
+    if (--segments_left_ > 0)
+      fetch_segment(++segment_);
+    else
+      follow_tile();
+  }
+
+  /// Loads 32 entries of the block table from the current one on.
+  __device__ __forceinline__ void load_window() {
+    window_begin_ = entry_;
+    const int last = entry_ + divide(offset_ + segment_left_ - 1, arguments_.by_block_tokens);
+    window_ = __ldg(arguments_.plan.block_table + table_begin_ + min(entry_ + lane_, last));
+  }
+
+  /// Moves on by tokens of the current segment, at most up to the end of a block.
+  __device__ __forceinline__ void advance(int tokens) {
+    segment_left_ -= tokens;
+    left_ -= tokens;
+    offset_ += tokens;
+    if (left_ == 0) return;
+    if (segment_left_ == 0) {
+      enter_segment(0);
+    } else if (offset_ >= arguments_.block_tokens) {
+      offset_ -= arguments_.block_tokens;
+      ++entry_;
+      if (entry_ - window_begin_ >= kWaveLanes) load_window();
+      block_ = __shfl_sync(kAllLanes, window_, entry_ - window_begin_);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------ stages
+
+  __device__ __forceinline__ void await_empty() { barrier_wait(shared_address(&stages_.empty[stage_]), parity_ ^ 1); }
+
+  __device__ __forceinline__ void next_stage() {
+    if (++stage_ == C::kNarrowStages) {
+      stage_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+  [[nodiscard]] __device__ __forceinline__ int flags_of(int lo, int hi) const {
+    return (lo < min(hi, 8) ? kStageLowPairs : 0) | (hi > max(lo, 8) ? kStageHighPairs : 0) |
+           (lo > 0 || hi < pairs_ ? kStageMasked : 0);
+  }
+
+  /// K and V of the next tokens of the current segments.
+  __device__ __forceinline__ void find_stage() {
+    if (arguments_.stage_copies && segment_left_ >= C::kStageTokens && left_ >= C::kStageTokens &&
+        offset_ % C::kStageTokens == 0) {
+      // One copy each: the common case.
+      const int block = block_, offset = offset_, head = kv_head_, see = pair_lo_ | (pair_hi_ << 8);
+      int flags = flags_of(pair_lo_, pair_hi_);
+      advance(C::kStageTokens);
+      if (left_ == 0) flags |= kStageLast;
+      await_empty();
+      if (lane_ == 0) {
+        const std::uint32_t full = shared_address(&stages_.full[stage_]);
+        StageInfo& info = stages_.info[stage_];
+        info.flags = flags;
+        info.tokens = C::kSteps == 2 ? 16 | 16 << 8 : 16;
+        info.pairs_see[0] = info.pairs_see[1] = see;
+        barrier_expect(full, C::kStageBytes);
+        copy_kv(ring_ + stage_ * C::kStageBytes, &arguments_.k_stage, full, 0, offset, 0, head, block, kEvictFirst);
+      }
+      next_stage();
+      await_empty();
+      if (lane_ == 0) {
+        const std::uint32_t full = shared_address(&stages_.full[stage_]);
+        barrier_expect(full, C::kStageBytes);
+        copy_kv(ring_ + stage_ * C::kStageBytes, &arguments_.v_stage, full, 0, offset, 0, head, block, kEvictFirst);
+      }
+      next_stage();
+      return;
+    }
+    // Step by step; lanes 16 s .. 16 s + 15 find the tokens of step s.
+    StageInfo info = {0, 0, {0, 0}};
+    int block = 0, offset = 0;
+    bool run = false, valid = false;
+    int bytes = 0;
+#pragma unroll
+    for (int s = 0; s < C::kSteps; ++s) {
+      if (s > 0 && left_ == 0) {
+        info.flags |= kStageMasked;
+        break;
+      }
+      const bool whole = arguments_.page_tokens > 0 && offset_ % 16 == 0;
+      const int tokens = min(min(left_, segment_left_), detail::kNarrowTokens);
+      info.tokens |= tokens << (8 * s);
+      info.pairs_see[s] = pair_lo_ | (pair_hi_ << 8);
+      info.flags |= flags_of(pair_lo_, pair_hi_) | (tokens < detail::kNarrowTokens ? kStageMasked : 0);
+      bytes += (whole ? detail::kNarrowTokens : tokens) * C::kRowBytes;
+      if (lane_ / 16 == s) {
+        run = whole;
+        valid = whole ? lane_ % 16 == 0 : lane_ % 16 < tokens;
+        offset = offset_;
+        block = block_;
+      }
+      if (whole) {
+        advance(tokens);
+      } else {
+        if (lane_ / 16 == s && valid) {
+          const int place = offset_ + lane_ % 16, own = divide(place, arguments_.by_block_tokens);
+          offset = place - own * arguments_.block_tokens;
+          block = __ldg(arguments_.plan.block_table + table_begin_ + entry_ + own);
+        }
+        advance_anywhere(tokens);
+      }
+    }
+    if (left_ == 0) info.flags |= kStageLast;
+    copy_pieces(info, block, offset, valid, run, bytes);
+  }
+
+  /// Like advance(), over any number of blocks.
+  __device__ __forceinline__ void advance_anywhere(int tokens) {
+    while (tokens > 0) {
+      const int now = min(tokens, arguments_.block_tokens - offset_);
+      advance(now);
+      tokens -= now;
+    }
+  }
+
+  __device__ __forceinline__ void gather_stage() {
+    StageInfo info = {kStageByToken | kStageMasked, 0, {0, 0}};
+    const int tokens = min(left_, C::kStageTokens);
+    int block = 0, offset = 0, lo = 0, hi = 0;
+    const bool valid = lane_ < tokens;
+    if (valid) {
+      const int2 token = __ldg(reinterpret_cast<const int2*>(arguments_.plan.gathered + segment_ + lane_));
+      block = divide(token.x, arguments_.by_block_tokens);
+      offset = token.x - block * arguments_.block_tokens;
+      lo = token.y & 0xffff;
+      hi = min(token.y >> 16, pairs_);
+    }
+    segment_ += tokens;
+    left_ -= tokens;
+    if (__any_sync(kAllLanes, lo < min(hi, 8))) info.flags |= kStageLowPairs;
+    if (__any_sync(kAllLanes, hi > max(lo, 8))) info.flags |= kStageHighPairs;
+    if (!(info.flags & (kStageLowPairs | kStageHighPairs))) info.flags |= kStageLowPairs;
+    if (left_ == 0) info.flags |= kStageLast;
+    info.tokens = min(tokens, 16) | (tokens > 16 ? tokens - 16 : 0) << 8;
+    await_empty();
+    if (lane_ < C::kStageTokens) {
+      stages_.token_pairs[stage_][lane_] = static_cast<std::uint16_t>(lo | (hi << 8));
+    }
+    __syncwarp();
+    copy_pieces(info, block, offset, valid, false, tokens * C::kRowBytes);
+  }
+
+  /// Every valid lane copies 16 tokens (run) or one to its place in the stage of K, then in that of V.
+  __device__ __forceinline__ void copy_pieces(const StageInfo& info, int block, int offset, bool valid, bool run,
+                                              int bytes) {
+    const int head = kv_head_;
+#pragma unroll 1
+    for (int values = 0; values < 2; ++values) {
+      await_empty();
+      const std::uint32_t full = shared_address(&stages_.full[stage_]);
+      if (lane_ == 0) {
+        if (!values) stages_.info[stage_] = info;
+        barrier_expect(full, bytes);
+      }
+      __syncwarp();
+      if (valid) {
+        const CUtensorMap* map = run ? (values ? &arguments_.v_run : &arguments_.k_run)
+                                     : (values ? &arguments_.v_token : &arguments_.k_token);
+#pragma unroll 1
+        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+          copy_kv(ring_ + stage_ * C::kStageBytes + (chunk * C::kStageTokens + lane_) * 128, map, full, chunk * kChunk,
+                  offset, 0, head, block, kEvictFirst);
+        }
+      }
+      __syncwarp();
+      next_stage();
+    }
+  }
+
+  const Arguments& arguments_;
+  const NarrowList& list_;
+  const std::uint32_t ring_, q_;
+  NarrowStages<HeadDim>& stages_;
+  const int lane_;
+
+  int stage_ = 0;
+  std::uint32_t parity_ = 0, q_parity_ = 0;
+  int ticket_ = 0;  ///< in lane 0
+  int next_number_ = 0;
+  bool next_pending_ = false;  ///< its words are loaded, but nothing yet that they point to
+  int next_words_ = 0;         ///< of the FusedTile, one a lane
+  PairPlace next_place_;
+  int segment_ = 0, segments_left_ = 0, left_ = 0, kv_head_ = 0, pair_begin_ = 0, pairs_ = 0;
+  bool gathered_ = false;
+  int ahead_words_ = 0;  ///< of the FusedSegment, one a lane
+  int table_begin_ = 0, block_ = 0, entry_ = 0, offset_ = 0, segment_left_ = 0, pair_lo_ = 0, pair_hi_ = 0;
+  int window_ = 0, window_begin_ = 0;  ///< entries of the block table, one a lane
+};
+
+// ---------------------------------------------------------------------------------------------------------- worker
 
 template <class T, int HeadDim>
 class NarrowWorker {
   using C = Config<HeadDim>;
-  static constexpr int kSlices = C::kPadded / 16;  ///< of head_dim, one for each matrix instruction
-  static constexpr bool kPrefetchQ = C::kPadded <= 128;  ///< above, registers do not suffice
+  static constexpr int kSlices = C::kPadded / 16;            ///< of head_dim, one for each matrix instruction
+  static constexpr int kChunkBytes = C::kStageTokens * 128;  ///< of a stage
 
  public:
-  __device__ __forceinline__ NarrowWorker(const Arguments& arguments, NarrowList list, std::uint32_t ring,
+  __device__ __forceinline__ NarrowWorker(const Arguments& arguments, std::uint32_t ring, std::uint32_t q,
                                           NarrowStages<HeadDim>& stages)
-      : arguments_(arguments), list_(list), ring_(ring), stages_(stages), lane_(threadIdx.x % kWaveLanes) {}
-
-  /// Fetches the first descriptors; reads nothing that a preceding launch writes.
-  __device__ __forceinline__ void prepare() {
-    int number = 0;
-    if (lane_ == 0) number = list_.take(arguments_);
-    number = __shfl_sync(kAllLanes, number, 0);
-    if (lane_ == 0) ticket_ = list_.take(arguments_);
-    next_number_ = number;
-    more_ = number < list_.total;
-    if (!more_) return;
-    fetch_tile(number);
-    fetch_segment(next_.segment_begin, next_.flags);
-  }
+      : arguments_(arguments), ring_(ring), q_stage_(q), stages_(stages), lane_(threadIdx.x % kWaveLanes) {}
 
   __device__ __forceinline__ void run() {
-    if (!more_) return;
-    begin_tile();
-#pragma unroll 1
-    for (int i = 0; i < C::kNarrowStages; ++i) issue();
     int stage = 0;
-    std::uint32_t parity = 0;
+    std::uint32_t parity = 0, q_parity = 0;
     bool fresh = true;
     detail::FusedTile tile;
-    while (consumed_ < issued_) {
+    while (true) {
       barrier_wait(shared_address(&stages_.full[stage]), parity);
-      const int2 info = stages_.info[stage];
+      const StageInfo info = stages_.info[stage];
+      if (info.flags & kStageEnd) return;
       if (fresh) {
-        tile = *list_.at(info.y);
+        barrier_wait(shared_address(&stages_.q_full), q_parity);
+        q_parity ^= 1;
+        tile = stages_.tile;
+        start();
         fresh = false;
-        start(tile, info.y);
       }
-      const int columns = info.x & (kStageLowPairs | kStageHighPairs);
+      const int columns = info.flags & (kStageLowPairs | kStageHighPairs);
       const std::uint32_t k_stage = ring_ + stage * C::kStageBytes;
-      const std::uint16_t* seen = stages_.pairs[stage];
       float scores[C::kSteps][2][4];
       if (columns == 1)
         multiply_qk<1>(scores, k_stage);
@@ -102,288 +439,65 @@ class NarrowWorker {
         multiply_qk<2>(scores, k_stage);
       else
         multiply_qk<3>(scores, k_stage);
+      const std::uint16_t* token_pairs = stages_.token_pairs[stage];
       std::uint32_t weights[C::kSteps][2][2];
-      if (columns == 1)
-        softmax<1>(scores, weights, info.x, seen);
-      else if (columns == 2)
-        softmax<2>(scores, weights, info.x, seen);
-      else
-        softmax<3>(scores, weights, info.x, seen);
+      if (info.flags & kStageByToken)
+        mask_tokens(scores, token_pairs);
+      else if (info.flags & kStageMasked)
+        mask_steps(scores, info);
       release(stage, parity);
+      if (columns == 1)
+        softmax<1>(scores, weights);
+      else if (columns == 2)
+        softmax<2>(scores, weights);
+      else
+        softmax<3>(scores, weights);
 
       barrier_wait(shared_address(&stages_.full[stage]), parity);
       const std::uint32_t v_stage = ring_ + stage * C::kStageBytes;
-      if (clear_tail(v_stage, info.x)) dirty_ = true;
+      bool written = clear_tail(v_stage, info);
       if (columns == 1)
-        multiply_pv<1>(weights, v_stage, info.x);
+        multiply_pv<1>(weights, v_stage, info);
       else if (columns == 2)
-        multiply_pv<2>(weights, v_stage, info.x);
+        multiply_pv<2>(weights, v_stage, info);
       else
-        multiply_pv<3>(weights, v_stage, info.x);
-      if (info.x & kStageLast) {
+        multiply_pv<3>(weights, v_stage, info);
+      if (info.flags & kStageLast) {
         __syncwarp();
         finish(tile, v_stage);
-        dirty_ = true;
+        written = true;
         fresh = true;
       }
-      if (dirty_) {
-        fence_async_proxy();
-        dirty_ = false;
-      }
+      if (written) fence_async_proxy();
       release(stage, parity);
     }
   }
 
  private:
-  // ------------------------------------------------------------------------------------------ the issuing cursor
-
-  __device__ __forceinline__ void fetch_tile(int number) {
-    next_ = *list_.at(number);
-    const int quad = lane_ / 4;
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      next_place_[b] = locate_pair(arguments_, next_.pair_begin + min(quad + 8 * b, next_.pairs - 1), next_.kv_head);
-    }
-  }
-
-  __device__ __forceinline__ void fetch_segment(int segment, int flags) {
-    if (flags & detail::kTileGathered) return;
-    const int4* source = reinterpret_cast<const int4*>(arguments_.plan.segments + segment);
-    ahead_place_ = __ldg(source);
-    ahead_rows_ = __ldg(reinterpret_cast<const int2*>(source + 1));
-  }
-
-  __device__ __forceinline__ void enter_segment(int skip) {
-    table_begin_ = ahead_place_.x;
-    first_block_ = ahead_place_.y;
-    place_ = ahead_place_.z + skip;
-    segment_left_ = ahead_place_.w - skip;
-    pair_lo_ = max(ahead_rows_.x * arguments_.group - pair_begin_, 0);
-    pair_hi_ = min(ahead_rows_.y * arguments_.group - pair_begin_, pairs_);
-    window_begin_ = -kWaveLanes;
-    if (place_ + segment_left_ > arguments_.block_tokens) {
-      load_window(divide(place_, arguments_.by_block_tokens));
-    }
-    if (segment_ + 1 < segment_end_) {
-      fetch_segment(segment_ + 1, 0);
-    } else if (next_number_ < list_.total) {
-      fetch_segment(next_.segment_begin, next_.flags);
-    }
-  }
-
-  /// Makes the fetched tile the current one, and fetches the one after it.
-  __device__ __forceinline__ void begin_tile() {
-    number_ = next_number_;
-    segment_ = next_.segment_begin;
-    segment_end_ = next_.segment_end;
-    left_ = next_.tokens;
-    kv_head_ = next_.kv_head;
-    pair_begin_ = next_.pair_begin;
-    pairs_ = next_.pairs;
-    gathered_ = next_.flags & detail::kTileGathered;
-    const int skip = next_.skip;
-    if constexpr (kPrefetchQ) {
-      load_q(q_ahead_, next_place_);
-      q_ahead_number_ = number_;
-    }
-
-    next_number_ = __shfl_sync(kAllLanes, ticket_, 0);
-    if (next_number_ < list_.total) {
-      if (lane_ == 0) ticket_ = list_.take(arguments_);
-      fetch_tile(next_number_);
-    }
-    if (!gathered_)
-      enter_segment(skip);
-    else if (next_number_ < list_.total)
-      fetch_segment(next_.segment_begin, next_.flags);
-  }
-
-  __device__ __forceinline__ void load_window(int entry) {
-    window_begin_ = entry;
-    const int last = divide(place_ + segment_left_ - 1, arguments_.by_block_tokens);
-    window_ = __ldg(arguments_.plan.block_table + table_begin_ + min(entry + lane_, last));
-  }
-
-  /// The block of a place in the current segment; `entry` is the same in all lanes.
-  __device__ __forceinline__ int block_of(int entry) {
-    if (entry == 0) return first_block_;
-    if (entry - window_begin_ >= kWaveLanes) load_window(entry);
-    return __shfl_sync(kAllLanes, window_, entry - window_begin_);
-  }
-
-  /// Finds the tokens of one step: where this lane's token lies and which pairs see it.
-  __device__ __forceinline__ int find_step(int step) {
-    const bool mine = C::kSteps == 1 || lane_ / 16 == step;
-    const int i = lane_ % 16;
-    if (gathered_) {
-      const int tokens = min(left_, detail::kNarrowTokens);
-      if (mine) {
-        copy_run_ = false;
-        copy_valid_ = i < tokens && lane_ < 16 * C::kSteps;
-        seen_lo_ = seen_hi_ = 0;
-        if (copy_valid_) {
-          const int2 token = __ldg(reinterpret_cast<const int2*>(arguments_.plan.gathered + segment_ + i));
-          copy_block_ = divide(token.x, arguments_.by_block_tokens);
-          copy_offset_ = token.x - copy_block_ * arguments_.block_tokens;
-          seen_lo_ = token.y & 0xffff;
-          seen_hi_ = token.y >> 16;
-        }
-      }
-      segment_ += tokens;
-      left_ -= tokens;
-      return tokens;
-    }
-    const int tokens = min(min(left_, segment_left_), detail::kNarrowTokens);
-    const int entry = divide(place_, arguments_.by_block_tokens);
-    const int offset = place_ - entry * arguments_.block_tokens;
-    if (arguments_.page_tokens > 0 && offset % 16 == 0) {
-      const int block = block_of(entry);
-      if (mine) {
-        copy_run_ = true;
-        copy_valid_ = i < tokens && lane_ < 16 * C::kSteps;
-        copy_block_ = block;
-        copy_offset_ = offset;
-      }
-    } else if (mine) {
-      copy_run_ = false;
-      copy_valid_ = i < tokens && lane_ < 16 * C::kSteps;
-      if (copy_valid_) {
-        const int own_entry = divide(place_ + i, arguments_.by_block_tokens);
-        copy_block_ = __ldg(arguments_.plan.block_table + table_begin_ + own_entry);
-        copy_offset_ = place_ + i - own_entry * arguments_.block_tokens;
-      }
-    }
-    if (mine) {
-      seen_lo_ = copy_valid_ ? pair_lo_ : 0;
-      seen_hi_ = copy_valid_ ? pair_hi_ : 0;
-    }
-    place_ += tokens;
-    segment_left_ -= tokens;
-    left_ -= tokens;
-    if (segment_left_ == 0 && left_ > 0) {
-      ++segment_;
-      enter_segment(0);
-    }
-    return tokens;
-  }
-
-  /// Starts the copies of the next stage, if any are left.
-  __device__ __forceinline__ void issue() {
-    if (!more_) return;
-    if (!value_turn_) {
-      copy_valid_ = false;
-      int tokens[2] = {0, 0};
-      tokens[0] = find_step(0);
-      if (C::kSteps == 2) {
-        if (left_ > 0) {
-          tokens[1] = find_step(1);
-        } else if (lane_ >= 16) {
-          copy_valid_ = false;
-          seen_lo_ = seen_hi_ = 0;
-        }
-      }
-      const unsigned low = __ballot_sync(kAllLanes, copy_valid_ && seen_lo_ < min(seen_hi_, 8));
-      const unsigned high = __ballot_sync(kAllLanes, copy_valid_ && seen_hi_ > max(seen_lo_, 8));
-      const unsigned whole = __ballot_sync(kAllLanes, copy_valid_ && seen_lo_ == 0 && seen_hi_ >= pairs_);
-      constexpr unsigned kStageLanes = C::kSteps == 2 ? kAllLanes : 0xffffu;
-      const unsigned runs = __ballot_sync(kAllLanes, copy_valid_ && copy_run_);
-      copy_bytes_ = ((runs & 1u) ? C::kStepBytes : tokens[0] * C::kRowBytes) +
-                    ((runs & 0x10000u) ? C::kStepBytes : tokens[1] * C::kRowBytes);
-      if (lane_ < 16 * C::kSteps) {
-        stages_.pairs[issue_stage_][lane_] = static_cast<std::uint16_t>(seen_lo_ | (seen_hi_ << 8));
-      }
-      if (lane_ == 0) {
-        stages_.info[issue_stage_] =
-            make_int2((low ? kStageLowPairs : 0) | (high ? kStageHighPairs : 0) | (left_ == 0 ? kStageLast : 0) |
-                          (whole != kStageLanes ? kStageMasked : 0) | (tokens[0] << 8) | (tokens[1] << 16),
-                      number_);
-      }
-      copy_stage(&arguments_.k_run, &arguments_.k_token);
-      value_turn_ = true;
-      return;
-    }
-    copy_stage(&arguments_.v_run, &arguments_.v_token);
-    value_turn_ = false;
-    if (left_ > 0) return;
-    more_ = next_number_ < list_.total;
-    if (more_) begin_tile();
-  }
-
-  __device__ __forceinline__ void copy_stage(const CUtensorMap* run_map, const CUtensorMap* token_map) {
-    const std::uint32_t full = shared_address(&stages_.full[issue_stage_]);
-    const std::uint32_t step = ring_ + issue_stage_ * C::kStageBytes + lane_ / 16 * C::kStepBytes;
-    if (lane_ == 0) barrier_expect(full, copy_bytes_);
-    __syncwarp();
-    if (copy_valid_) {
-      if (copy_run_) {
-        if (lane_ % 16 == 0) {
-          if constexpr (HeadDim % kChunk == 0) {
-            copy_kv(step, run_map, full, 0, copy_offset_, 0, kv_head_, copy_block_, kEvictFirst);
-          } else {
-#pragma unroll
-            for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-              copy_kv(step + chunk * 2048, run_map, full, chunk * kChunk, copy_offset_, 0, kv_head_, copy_block_,
-                      kEvictFirst);
-            }
-          }
-        }
-      } else {
-#pragma unroll
-        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-          copy_kv(step + chunk * 2048 + lane_ % 16 * 128, token_map, full, chunk * kChunk, copy_offset_, 0, kv_head_,
-                  copy_block_, kEvictFirst);
-        }
-      }
-    }
-    ++issued_;
-    if (++issue_stage_ == C::kNarrowStages) issue_stage_ = 0;
-  }
-
-  // -------------------------------------------------------------------------------------------- the arithmetic
-
   /// The stage has been read: it may be filled again.
   __device__ __forceinline__ void release(int& stage, std::uint32_t& parity) {
     __syncwarp();
-    ++consumed_;
-    issue();
+    if (lane_ == 0) barrier_arrive(shared_address(&stages_.empty[stage]));
     if (++stage == C::kNarrowStages) {
       stage = 0;
       parity ^= 1;
     }
   }
 
-  __device__ __forceinline__ void load_q(std::uint32_t (&q)[2][kSlices][2], const PairPlace (&place)[2]) {
+  /// Takes Q into registers and empties the softmax.
+  __device__ __forceinline__ void start() {
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
-      const std::uint32_t* row = reinterpret_cast<const std::uint32_t*>(q_of<T>(arguments_, place[b]));
+      const int row = lane_ % 8 + 8 * b;
 #pragma unroll
-      for (int k = 0; k < kSlices; ++k) {
-        q[b][k][0] = k * 16 < HeadDim ? __ldg(row + k * 8 + lane_ % 4) : 0u;
-        q[b][k][1] = k * 16 + 8 < HeadDim ? __ldg(row + k * 8 + 4 + lane_ % 4) : 0u;
+      for (int k = 0; k < kSlices; k += 2) {
+        std::uint32_t m[4];
+        load_matrices(m, q_stage_ + row * C::kRowBytes + (((k * 2 + lane_ / 8) ^ (row & 7)) << 4));
+        q_[b][k][0] = m[0];
+        q_[b][k][1] = m[1];
+        q_[b][k + 1][0] = m[2];
+        q_[b][k + 1][1] = m[3];
       }
-    }
-  }
-
-  __device__ __forceinline__ void start(const detail::FusedTile& tile, int number) {
-    if (kPrefetchQ && q_ahead_number_ == number) {
-#pragma unroll
-      for (int b = 0; b < 2; ++b) {
-#pragma unroll
-        for (int k = 0; k < (kPrefetchQ ? kSlices : 0); ++k) {
-          q_[b][k][0] = q_ahead_[b][k][0];
-          q_[b][k][1] = q_ahead_[b][k][1];
-        }
-      }
-    } else {  // the cursor is already a tile further
-      PairPlace place[2];
-#pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        place[b] = locate_pair(arguments_, tile.pair_begin + min(lane_ / 4 + 8 * b, tile.pairs - 1), tile.kv_head);
-      }
-      load_q(q_, place);
-    }
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
 #pragma unroll
       for (int j = 0; j < kSlices; ++j) {
 #pragma unroll
@@ -392,6 +506,8 @@ class NarrowWorker {
       peak_[b][0] = peak_[b][1] = kNoPeak;
       weight_[b][0] = weight_[b][1] = 0.0f;
     }
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(shared_address(&stages_.q_empty));
   }
 
   template <int Columns>
@@ -407,22 +523,15 @@ class NarrowWorker {
     const int row = lane_ % 8 + (lane_ / 8 % 2) * 8, half = lane_ / 16;
 #pragma unroll
     for (int k = 0; k < kSlices; ++k) {
-      const std::uint32_t place = k / 4 * 2048 + row * 128 + (((k % 4 * 2 + half) ^ (row & 7)) << 4);
+      const std::uint32_t place = k / 4 * kChunkBytes + row * 128 + (((k % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
         std::uint32_t a[4];
-        load_matrices(a, stage + s * C::kStepBytes + place);
+        load_matrices(a, stage + s * 2048 + place);
         if (Columns & 1) mma_m16n8k16<T>(scores[s][0], a, q_[0][k][0], q_[0][k][1]);
         if (Columns & 2) mma_m16n8k16<T>(scores[s][1], a, q_[1][k][0], q_[1][k][1]);
       }
     }
-  }
-
-  template <int Columns>
-  __device__ __forceinline__ void softmax(float (&scores)[C::kSteps][2][4], std::uint32_t (&weights)[C::kSteps][2][2],
-                                          int info, const std::uint16_t* seen) {
-    const int quad = lane_ / 4, quad_lane = lane_ % 4;
-    const float scale = arguments_.weight_scale;
     if (arguments_.transform) {
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
@@ -434,22 +543,43 @@ class NarrowWorker {
         }
       }
     }
-    if (info & kStageMasked) {
+  }
+
+  __device__ __forceinline__ void mask_token(float (&scores)[2][4], int h, int lo, int hi) {
 #pragma unroll
-      for (int s = 0; s < C::kSteps; ++s) {
+    for (int b = 0; b < 2; ++b) {
+      const int pair = 8 * b + 2 * (lane_ % 4);
+      if (pair < lo || pair >= hi) scores[b][2 * h] = -INFINITY;
+      if (pair + 1 < lo || pair + 1 >= hi) scores[b][2 * h + 1] = -INFINITY;
+    }
+  }
+
+  __device__ __forceinline__ void mask_steps(float (&scores)[C::kSteps][2][4], const StageInfo& info) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int interval = seen[s * 16 + quad + 8 * h], lo = interval & 255, hi = interval >> 8;
+    for (int s = 0; s < C::kSteps; ++s) {
+      const int tokens = (info.tokens >> (8 * s)) & 0xff;
 #pragma unroll
-          for (int b = 0; b < 2; ++b) {
-            if (!(Columns >> b & 1)) continue;
-            const int pair = 8 * b + 2 * quad_lane;
-            if (pair < lo || pair >= hi) scores[s][b][2 * h] = -INFINITY;
-            if (pair + 1 < lo || pair + 1 >= hi) scores[s][b][2 * h + 1] = -INFINITY;
-          }
-        }
+      for (int h = 0; h < 2; ++h) {
+        const bool exists = lane_ / 4 + 8 * h < tokens;
+        mask_token(scores[s], h, info.pairs_see[s] & 255, exists ? info.pairs_see[s] >> 8 : 0);
       }
     }
+  }
+
+  __device__ __forceinline__ void mask_tokens(float (&scores)[C::kSteps][2][4], const std::uint16_t* token_pairs) {
+#pragma unroll
+    for (int s = 0; s < C::kSteps; ++s) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int interval = token_pairs[s * 16 + lane_ / 4 + 8 * h];
+        mask_token(scores[s], h, interval & 255, interval >> 8);
+      }
+    }
+  }
+
+  template <int Columns>
+  __device__ __forceinline__ void softmax(float (&scores)[C::kSteps][2][4], std::uint32_t (&weights)[C::kSteps][2][2]) {
+    const float scale = arguments_.weight_scale;
     // The peak may lag behind by a factor of 2^8 in the weights before the output is rescaled.
     const float slack = __fdividef(8.0f, scale);
     float highest[2][2];
@@ -511,9 +641,9 @@ class NarrowWorker {
 
   template <int Columns>
   __device__ __forceinline__ void multiply_pv(const std::uint32_t (&weights)[C::kSteps][2][2], std::uint32_t stage,
-                                              int info) {
-    if (C::kSteps == 2 && (info >> 16) != 0)
-      multiply_pv_steps<Columns, 2>(weights, stage);
+                                              const StageInfo& info) {
+    if (C::kSteps == 2 && info.tokens > 255)
+      multiply_pv_steps<Columns, C::kSteps>(weights, stage);
     else
       multiply_pv_steps<Columns, 1>(weights, stage);
   }
@@ -525,11 +655,11 @@ class NarrowWorker {
     const int row = lane_ % 8 + lane_ / 16 * 8, half = lane_ / 8 % 2;
 #pragma unroll
     for (int j = 0; j < kSlices; ++j) {
-      const std::uint32_t place = j / 4 * 2048 + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
+      const std::uint32_t place = j / 4 * kChunkBytes + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
       for (int s = 0; s < Steps; ++s) {
         std::uint32_t a[4];
-        load_matrices_transposed(a, stage + s * C::kStepBytes + place);
+        load_matrices_transposed(a, stage + s * 2048 + place);
         if (Columns & 1) mma_m16n8k16<T>(output_[0][j], a, weights[s][0][0], weights[s][0][1]);
         if (Columns & 2) mma_m16n8k16<T>(output_[1][j], a, weights[s][1][0], weights[s][1][1]);
       }
@@ -537,19 +667,23 @@ class NarrowWorker {
   }
 
   /// Zeroes V beyond the tokens of a step: other nodes' tokens, or memory that nothing was written to yet.
-  __device__ __forceinline__ bool clear_tail(std::uint32_t stage, int info) {
+  __device__ __forceinline__ bool clear_tail(std::uint32_t stage, const StageInfo& info) {
+    if (!(info.flags & kStageMasked)) return false;
     bool cleared = false;
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
-      const int tokens = (info >> (8 + 8 * s)) & 0xff;
+      const int tokens = (info.tokens >> (8 * s)) & 0xff;
       if (tokens == 0 || tokens == detail::kNarrowTokens) continue;
       const int words = (detail::kNarrowTokens - tokens) * 8;  // of 16 bytes, in each chunk
-      for (int i = lane_; i < words * C::kChunks; i += kWaveLanes) {
-        const int chunk = i / words;
-        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(stage + s * C::kStepBytes + chunk * 2048 +
-                                                                      tokens * 128 + (i - chunk * words) * 16),
-                     "r"(0)
-                     : "memory");
+#pragma unroll 1
+      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+#pragma unroll 1
+        for (int i = lane_; i < words; i += kWaveLanes) {
+          asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(stage + chunk * kChunkBytes + s * 2048 +
+                                                                        tokens * 128 + i * 16),
+                       "r"(0)
+                       : "memory");
+        }
       }
       cleared = true;
     }
@@ -602,53 +736,40 @@ class NarrowWorker {
       }
     }
     __syncwarp();
+    if (direct) {
+#pragma unroll 1
+      for (int index = lane_; index < tile.pairs * kWords; index += kWaveLanes) {
+        const int row = index / kWords, word = index % kWords;
+        if (word * 8 < HeadDim) {
+          T* target = out_of<T>(arguments_, locate_pair(arguments_, tile.pair_begin + row, tile.kv_head));
+          *reinterpret_cast<uint4*>(target + word * 8) = staged_word(stage, row, word);
+        }
+      }
+      return;
+    }
+    T* target = static_cast<T*>(arguments_.plan.partial_out) + static_cast<std::int64_t>(tile.partial_begin) * HeadDim;
 #pragma unroll
     for (int i = 0; i < 16 * kWords / kWaveLanes; ++i) {
       const int index = lane_ + i * kWaveLanes, row = index / kWords, word = index % kWords;
       if (row < tile.pairs && word * 8 < HeadDim) {
-        uint4 value;
-        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                     : "r"(stage + row * C::kRowBytes + ((word ^ (row & 7)) << 4))
-                     : "memory");
-        T* target = direct ? out_of<T>(arguments_, locate_pair(arguments_, tile.pair_begin + row, tile.kv_head))
-                           : static_cast<T*>(arguments_.plan.partial_out) +
-                                 static_cast<std::int64_t>(tile.partial_begin + row) * HeadDim;
-        *reinterpret_cast<uint4*>(target + word * 8) = value;
+        *reinterpret_cast<uint4*>(target + row * HeadDim + word * 8) = staged_word(stage, row, word);
       }
     }
   }
 
+  __device__ __forceinline__ uint4 staged_word(std::uint32_t stage, int row, int word) const {
+    uint4 value;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "r"(stage + row * C::kRowBytes + ((word ^ (row & 7)) << 4))
+                 : "memory");
+    return value;
+  }
+
   const Arguments& arguments_;
-  const NarrowList list_;
-  const std::uint32_t ring_;
+  const std::uint32_t ring_, q_stage_;
   NarrowStages<HeadDim>& stages_;
   const int lane_;
-
-  // The cursor.
-  bool more_ = false;
-  bool value_turn_ = false;
-  int issue_stage_ = 0;
-  int issued_ = 0;
-  int ticket_ = 0;  ///< in lane 0
-  int number_ = 0, next_number_ = 0;
-  detail::FusedTile next_;
-  PairPlace next_place_[2];
-  int segment_ = 0, segment_end_ = 0, left_ = 0, kv_head_ = 0, pair_begin_ = 0, pairs_ = 0;
-  bool gathered_ = false;
-  int table_begin_ = 0, first_block_ = 0, place_ = 0, segment_left_ = 0, pair_lo_ = 0, pair_hi_ = 0;
-  int window_ = 0, window_begin_ = 0;  ///< entries of the block table, one a lane
-  int4 ahead_place_;
-  int2 ahead_rows_;
-  bool copy_run_ = false, copy_valid_ = false;
-  int copy_block_ = 0, copy_offset_ = 0, copy_bytes_ = 0;
-  int seen_lo_ = 0, seen_hi_ = 0;
-
-  // The arithmetic.
-  int consumed_ = 0;
-  bool dirty_ = false;
-  int q_ahead_number_ = -1;
-  std::uint32_t q_ahead_[2][kPrefetchQ ? kSlices : 1][2];
   std::uint32_t q_[2][kSlices][2];
   float output_[2][kSlices][4];
   float peak_[2][2];

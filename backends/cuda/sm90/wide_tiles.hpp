@@ -11,10 +11,15 @@ namespace espalier::gpu::sm90 {
 
 /// Named barriers of the block.
 enum NamedBarrier : int {
-  kTurn = 1,      ///< and 2: the turn of each consumer warpgroup on the matrix units
-  kGroup = 4,     ///< and 5: within a consumer warpgroup
-  kConsumers = 6  ///< both consumer warpgroups
+  kTurn = 1,   ///< and 2: the turn of each consumer warpgroup on the matrix units
+  kGroup = 4,  ///< and 5: within a consumer warpgroup
+  kBlock = 6   ///< all threads: the wide tiles are done, their shared memory is free
 };
+
+/// Warps 0 and 1 feed K and Q, warps 2 and 3 feed V, each the chunks whose number has its parity: issuing copies takes a
+/// single warp longer than the matrix units take to consume a stage.
+template <int HeadDim>
+inline constexpr int kWideFeeders = Config<HeadDim>::kChunks > 1 ? 2 : 1;  ///< of one stage
 
 template <int HeadDim>
 struct WideBarriers {
@@ -24,12 +29,12 @@ struct WideBarriers {
 
   __device__ __forceinline__ void init() {
     for (int stage = 0; stage < Config<HeadDim>::kWideStages; ++stage) {
-      barrier_init(shared_address(&k_full[stage]), 1);
+      barrier_init(shared_address(&k_full[stage]), kWideFeeders<HeadDim>);
       barrier_init(shared_address(&k_empty[stage]), 2);
-      barrier_init(shared_address(&v_full[stage]), 1);
+      barrier_init(shared_address(&v_full[stage]), kWideFeeders<HeadDim>);
       barrier_init(shared_address(&v_empty[stage]), 2);
     }
-    barrier_init(shared_address(&q_full), 1);
+    barrier_init(shared_address(&q_full), kWideFeeders<HeadDim>);
     barrier_init(shared_address(&q_empty), 2);
   }
 };
@@ -49,45 +54,81 @@ struct WideMemory {
   __device__ __forceinline__ std::uint32_t v(int stage) const { return k(C::kWideStages + stage); }
 };
 
-// ------------------------------------------------------------------------------------------------------- producer
+// --------------------------------------------------------------------------------------------------------- feeders
 
-/// One warp. Tiles [begin, end) of the block.
+/// One of the four warps that feed.
 template <int HeadDim>
-class WideProducer {
+class WideFeeder {
   using C = Config<HeadDim>;
 
  public:
-  __device__ __forceinline__ WideProducer(const Arguments& arguments, const WideMemory<HeadDim>& memory)
-      : arguments_(arguments), memory_(memory), lane_(threadIdx.x % kWaveLanes) {}
+  __device__ __forceinline__ WideFeeder(const Arguments& arguments, const WideMemory<HeadDim>& memory, int warp)
+      : arguments_(arguments),
+        memory_(memory),
+        lane_(threadIdx.x % kWaveLanes),
+        values_(warp >= 2),
+        part_(warp % 2),
+        chunks_((C::kChunks + 1 - part_) / 2) {}
 
-  /// Fetches descriptors of the first tile; reads nothing that a preceding launch writes.
+  [[nodiscard]] __device__ __forceinline__ bool has_work() const { return chunks_ > 0; }
+
+  /// Fetches descriptors of a tile; reads nothing that a preceding launch writes.
   __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
-    find_tile(tile);
-    find_page(0);
-    find_rows(tile);
+    const int4 first = __ldg(reinterpret_cast<const int4*>(tile));
+    const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
+    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + first.x));
+    pair_begin_ = second.x;
+    pairs_ = second.z & 0xffff;
+    kv_head_ = static_cast<unsigned>(second.z) >> 16;
+    table_begin_ = segment.x;
+    place_ = segment.z + first.z;
+    tokens_ = first.w;
+    const int page = arguments_.page_tokens;
+    paged_ = page > 0 && (place_ & (page - 1)) == 0;
+    if (paged_) find_page(0);
+    if (!values_) find_rows();
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int begin, int end) {
+    const CUtensorMap* page_map = values_ ? &arguments_.v_page : &arguments_.k_page;
+    const CUtensorMap* token_map = values_ ? &arguments_.v_token : &arguments_.k_token;
+    std::uint64_t* full_barriers = values_ ? memory_.barriers->v_full : memory_.barriers->k_full;
+    std::uint64_t* empty_barriers = values_ ? memory_.barriers->v_empty : memory_.barriers->k_empty;
+    const int page = arguments_.page_tokens, page_bytes = page * 128;
+    const int page_shift = page > 0 ? 31 - __clz(page) : 0;
     int stage = 0;
     std::uint32_t parity = 0, q_parity = 0;
     for (int number = begin; number < end; ++number) {
-      const detail::FusedTile* tile = tiles + number;
-      if (number > begin) prepare(tile);
-      const int kv_head = tile->kv_head, stages = (tokens_ + C::kWideTokens - 1) / C::kWideTokens;
-      for (int s = 0; s < stages; ++s) {
+      if (number > begin) prepare(tiles + number);
+      for (int first = 0; first < tokens_; first += C::kWideTokens) {
+        const std::uint32_t full = shared_address(full_barriers + stage);
+        const std::uint32_t destination =
+            (values_ ? memory_.v(stage) : memory_.k(stage)) + part_ * C::kWideTokens * 128;
+        const int tokens = min(C::kWideTokens, tokens_ - first);
         const int block = page_block_, offset = page_offset_;
-        if (s + 1 < stages) find_page(s + 1);
-        barrier_wait(shared_address(&memory_.barriers->k_empty[stage]), parity ^ 1);
-        copy_stage(&arguments_.k_page, &arguments_.k_token, memory_.k(stage), &memory_.barriers->k_full[stage], s,
-                   kv_head, block, offset);
-        if (s == 0) {
+        if (paged_ && first + C::kWideTokens < tokens_) find_page(first + C::kWideTokens);
+        barrier_wait(shared_address(empty_barriers + stage), parity ^ 1);
+        if (paged_) {
+          const int pages = (tokens + page - 1) >> page_shift;
+          if (lane_ == 0) barrier_expect(full, pages * page_bytes * chunks_);
+          __syncwarp();
+          if (lane_ < pages) {
+#pragma unroll
+            for (int c = 0; c < (C::kChunks + 1) / 2; ++c) {
+              if (c < chunks_) {
+                copy_kv(destination + c * 2 * C::kWideTokens * 128 + lane_ * page_bytes, page_map, full,
+                        (2 * c + part_) * kChunk, offset, 0, kv_head_, block, kEvictNormal);
+              }
+            }
+          }
+        } else {
+          copy_tokens(token_map, destination, full, first, tokens);
+        }
+        if (first == 0 && !values_) {
           barrier_wait(shared_address(&memory_.barriers->q_empty), q_parity ^ 1);
           q_parity ^= 1;
-          copy_q_rows(tile);
+          copy_q_rows();
         }
-        barrier_wait(shared_address(&memory_.barriers->v_empty[stage]), parity ^ 1);
-        copy_stage(&arguments_.v_page, &arguments_.v_token, memory_.v(stage), &memory_.barriers->v_full[stage], s,
-                   kv_head, block, offset);
         if (++stage == C::kWideStages) {
           stage = 0;
           parity ^= 1;
@@ -97,94 +138,73 @@ class WideProducer {
   }
 
  private:
-  __device__ __forceinline__ void find_tile(const detail::FusedTile* tile) {
-    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + tile->segment_begin));
-    table_begin_ = segment.x;
-    place_ = segment.z + tile->skip;
-    tokens_ = tile->tokens;
-    const int page = arguments_.page_tokens;
-    paged_ = page > 0 && (place_ & (page - 1)) == 0;
-  }
-
-  /// The page of this lane in stage s.
-  __device__ __forceinline__ void find_page(int s) {
-    const int first = s * C::kWideTokens + lane_ * arguments_.page_tokens;
-    if (paged_ && lane_ * arguments_.page_tokens < C::kWideTokens && first < tokens_) find_token(first);
-  }
-
-  __device__ __forceinline__ void find_token(int token) {
+  /// The page of this lane in the stage that begins at a token of the tile.
+  __device__ __forceinline__ void find_page(int first) {
+    const int token = first + lane_ * arguments_.page_tokens;
+    if (token >= tokens_ || token >= first + C::kWideTokens) return;
     const int entry = divide(place_ + token, arguments_.by_block_tokens);
     page_offset_ = place_ + token - entry * arguments_.block_tokens;
     page_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
   }
 
   /// Whether one copy can bring all rows of Q: they follow one another for the caller, too.
-  __device__ __forceinline__ void find_rows(const detail::FusedTile* tile) {
+  __device__ __forceinline__ void find_rows() {
     rows_together_ = false;
     if (arguments_.rows_per_wide_tile == 0) return;
-    const int first = divide(tile->pair_begin, arguments_.by_group);
-    if (first * arguments_.group != tile->pair_begin) return;
-    const int rows = divide(tile->pairs + arguments_.group - 1, arguments_.by_group);
+    const int first = divide(pair_begin_, arguments_.by_group);
+    if (first * arguments_.group != pair_begin_) return;
+    const int rows = divide(pairs_ + arguments_.group - 1, arguments_.by_group);
     first_row_ = __ldg(arguments_.plan.row_index + first);
     bool together = true;
+#pragma unroll 1
     for (int i = lane_; i < rows; i += kWaveLanes) {
       together &= __ldg(arguments_.plan.row_index + first + i) == first_row_ + i;
     }
     rows_together_ = __all_sync(kAllLanes, together);
   }
 
-  __device__ __forceinline__ void copy_stage(const CUtensorMap* page_map, const CUtensorMap* token_map,
-                                             std::uint32_t destination, std::uint64_t* full_barrier, int s, int kv_head,
-                                             int block, int offset) {
-    const std::uint32_t full = shared_address(full_barrier);
-    const int tokens = min(C::kWideTokens, tokens_ - s * C::kWideTokens);
-    if (paged_) {
-      const int page = arguments_.page_tokens;
-      const int pages = (tokens + page - 1) / page;
-      if (lane_ == 0) barrier_expect(full, pages * page * C::kRowBytes);
-      __syncwarp();
-      if (lane_ < pages) {
-#pragma unroll
-        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-          copy_kv(destination + chunk * C::kWideTokens * 128 + lane_ * page * 128, page_map, full, chunk * kChunk,
-                  offset, 0, kv_head, block, kEvictNormal);
-        }
-      }
-      return;
-    }
-    if (lane_ == 0) barrier_expect(full, tokens * C::kRowBytes);
+  /// Token by token, where blocks or the place of the node in them fit no page.
+  __device__ __forceinline__ void copy_tokens(const CUtensorMap* map, std::uint32_t destination, std::uint32_t full,
+                                              int first, int tokens) {
+    if (lane_ == 0) barrier_expect(full, tokens * 128 * chunks_);
     __syncwarp();
+#pragma unroll 1
     for (int i = lane_; i < tokens; i += kWaveLanes) {
-      find_token(s * C::kWideTokens + i);
-#pragma unroll
-      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-        copy_kv(destination + chunk * C::kWideTokens * 128 + i * 128, token_map, full, chunk * kChunk, page_offset_, 0,
-                kv_head, page_block_, kEvictNormal);
+      const int place = place_ + first + i, entry = divide(place, arguments_.by_block_tokens);
+      const int block = __ldg(arguments_.plan.block_table + table_begin_ + entry);
+#pragma unroll 1
+      for (int c = 0; c < chunks_; ++c) {
+        copy_kv(destination + c * 2 * C::kWideTokens * 128 + i * 128, map, full, (2 * c + part_) * kChunk,
+                place - entry * arguments_.block_tokens, 0, kv_head_, block, kEvictNormal);
       }
     }
     __syncwarp();
   }
 
-  __device__ __forceinline__ void copy_q_rows(const detail::FusedTile* tile) {
+  __device__ __forceinline__ void copy_q_rows() {
     const std::uint32_t full = shared_address(&memory_.barriers->q_full);
+    const std::uint32_t destination = memory_.q() + part_ * detail::kWidePairs * 128;
     if (rows_together_) {
-      if (lane_ == 0) barrier_expect(full, C::kWideQBytes);
-      __syncwarp();
-      if (lane_ < C::kChunks) {
-        copy_q(memory_.q() + lane_ * detail::kWidePairs * 128, &arguments_.q_rows, full, lane_ * kChunk,
-               tile->kv_head * arguments_.group, first_row_);
+      if (lane_ == 0) {
+        barrier_expect(full, detail::kWidePairs * 128 * chunks_);
+#pragma unroll 1
+        for (int c = 0; c < chunks_; ++c) {
+          copy_q(destination + c * 2 * detail::kWidePairs * 128, &arguments_.q_rows, full, (2 * c + part_) * kChunk,
+                 kv_head_ * arguments_.group, first_row_);
+        }
       }
+      __syncwarp();
       return;
     }
-    const int pairs = tile->pairs;
-    if (lane_ == 0) barrier_expect(full, pairs * C::kRowBytes);
+    if (lane_ == 0) barrier_expect(full, pairs_ * 128 * chunks_);
     __syncwarp();
-    for (int i = lane_; i < pairs; i += kWaveLanes) {
-      const PairPlace place = locate_pair(arguments_, tile->pair_begin + i, tile->kv_head);
-#pragma unroll
-      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-        copy_q(memory_.q() + chunk * detail::kWidePairs * 128 + i * 128, &arguments_.q_pair, full, chunk * kChunk,
-               place.head, place.row);
+#pragma unroll 1
+    for (int i = lane_; i < pairs_; i += kWaveLanes) {
+      const PairPlace place = locate_pair(arguments_, pair_begin_ + i, kv_head_);
+#pragma unroll 1
+      for (int c = 0; c < chunks_; ++c) {
+        copy_q(destination + c * 2 * detail::kWidePairs * 128 + i * 128, &arguments_.q_pair, full,
+               (2 * c + part_) * kChunk, place.head, place.row);
       }
     }
     __syncwarp();
@@ -193,6 +213,10 @@ class WideProducer {
   const Arguments& arguments_;
   const WideMemory<HeadDim>& memory_;
   const int lane_;
+  const bool values_;
+  const int part_;    ///< parity of its chunks
+  const int chunks_;  ///< how many they are
+  int pair_begin_ = 0, pairs_ = 0, kv_head_ = 0;
   int table_begin_ = 0, place_ = 0, tokens_ = 0;
   bool paged_ = false;
   int page_block_ = 0, page_offset_ = 0;
@@ -224,7 +248,8 @@ class WideConsumer {
     std::uint32_t parity = 0, q_parity = 0;
 #pragma unroll 1
     for (int number = begin; number < end; ++number) {
-      const detail::FusedTile* tile = tiles + number;
+      const detail::FusedTile loaded = load_tile(tiles + number);
+      const detail::FusedTile* tile = &loaded;
       const int pairs = tile->pairs, tokens = tile->tokens, stages = (tokens + kTokens - 1) / kTokens;
       barrier_wait(shared_address(&barriers.q_full), q_parity);
       q_parity ^= 1;

@@ -129,12 +129,19 @@ struct AttendTiles {
     const int lanes = (tile.row_end - tile.row_begin) * (p.query_heads / p.kv_heads);
     for (int first = 0; first < lanes; first += kLanesOfTile) {
       const int count = lanes - first < kLanesOfTile ? lanes - first : kLanesOfTile;
-      attend_lanes(team, tile, first, count, scratch);
+      attend_lanes(team, tile, first, count, scratch, false);
+      // A hidden token has weight 0, but 0 times an infinity or a NaN is a NaN. What a row does not see (another branch,
+      // perhaps another user's) must not reach it: then each lane adds up only what it sees.
+      if (tile.masked && !all_finite(team, count, scratch)) attend_lanes(team, tile, first, count, scratch, true);
+      for_panels(team, count,
+                 [&](auto width, int lane) { store_results<width()>(team, tile, first, lane, count, scratch); });
+      team.team_barrier();
     }
   }
 
+  /// @param only_seen  each lane adds up only the tokens that it sees, one by one; for masked tiles
   KOKKOS_FUNCTION void attend_lanes(const Member& team, const detail::Tile& tile, int first_lane, int lanes,
-                                    const Scratch& scratch) const {
+                                    const Scratch& scratch, bool only_seen) const {
     for_panels(team, lanes,
                [&](auto width, int lane) { load_queries<width()>(team, tile, first_lane, lane, lanes, scratch); });
     Cursor cursor{tile.segment_begin, tile.skip, tile.tokens};
@@ -149,13 +156,22 @@ struct AttendTiles {
         prefetch(next, 0, next.tokens);
       }
       team.team_barrier();
-      for_panels(team, lanes,
-                 [&](auto width, int lane) { attend_panel<width()>(team, tile, lane, chunk, next, scratch); });
+      for_panels(team, lanes, [&](auto width, int lane) {
+        attend_panel<width()>(team, tile, lane, chunk, next, scratch, only_seen);
+      });
       team.team_barrier();
     }
-    for_panels(team, lanes,
-               [&](auto width, int lane) { store_results<width()>(team, tile, first_lane, lane, lanes, scratch); });
-    team.team_barrier();
+  }
+
+  /// Whether the sums of all panels are finite.
+  KOKKOS_FUNCTION bool all_finite(const Member& team, int lanes, const Scratch& scratch) const {
+    const int full = lanes / kPanelLanes * kPanelLanes;
+    const int with_padding = full < lanes ? full + panel_width(lanes - full) : full;
+    int others = 0;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamVectorRange(team, with_padding * p.head_dim),
+        [&](int i, int& sum) { sum += Kokkos::abs(scratch.o[i]) <= kLargest ? 0 : 1; }, others);
+    return others == 0;
   }
 
   // -- tokens
@@ -247,17 +263,16 @@ struct AttendTiles {
   KOKKOS_FUNCTION static void for_panels(const Member& team, int lanes, const Body& body) {
     Kokkos::parallel_for(Kokkos::TeamThreadRange(team, (lanes + kPanelLanes - 1) / kPanelLanes), [&](int panel) {
       const int lane = panel * kPanelLanes;
-      const int rest = lanes - lane;
-      if (rest > 16)
-        body(std::integral_constant<int, 32>{}, lane);
-      else if (rest > 8)
-        body(std::integral_constant<int, 16>{}, lane);
-      else if (rest > 4)
-        body(std::integral_constant<int, 8>{}, lane);
-      else
-        body(std::integral_constant<int, 4>{}, lane);
+      switch (panel_width(lanes - lane)) {
+        case 32: return body(std::integral_constant<int, 32>{}, lane);
+        case 16: return body(std::integral_constant<int, 16>{}, lane);
+        case 8: return body(std::integral_constant<int, 8>{}, lane);
+        default: return body(std::integral_constant<int, 4>{}, lane);
+      }
     });
   }
+
+  KOKKOS_FUNCTION static int panel_width(int lanes) { return lanes > 16 ? 32 : lanes > 8 ? 16 : lanes > 4 ? 8 : 4; }
 
   /// Calls body(vectors, lane) so that `vectors` x Lanes together are the kWidth lanes of a panel: once with the widest
   /// registers on a CPU, once for each lane on a GPU.
@@ -316,7 +331,7 @@ struct AttendTiles {
 
   template <int kWidth>
   KOKKOS_FUNCTION void attend_panel(const Member& team, const detail::Tile& tile, int lane, const Chunk<Element>& chunk,
-                                    const Chunk<Element>& next, const Scratch& scratch) const {
+                                    const Chunk<Element>& next, const Scratch& scratch, bool only_seen) const {
     const int tokens = chunk.tokens;
     float* q = scratch.q + std::size_t(lane) * p.head_dim;
     float* o = scratch.o + std::size_t(lane) * p.head_dim;
@@ -326,6 +341,7 @@ struct AttendTiles {
       constexpr int kVector = kWidth < kVectorFloats ? kWidth : kVectorFloats;
       for (int first = 0; first < kWidth; first += 4) dot_panel<kWidth>(chunk, next, q + first * p.head_dim, s + first);
       weigh<kWidth, Lanes<kVector>, kWidth / kVector>(tile, lane, chunk, scratch, s, rescale);
+      if (only_seen) return add_seen_values<kWidth>(0, kWidth, lane, chunk, scratch, s, rescale, o);
       for (int first = 0; first < kWidth; first += 4)
         weighted_values<kWidth>(p.head_dim, tokens, chunk.v, s + first, rescale + first, o + first * p.head_dim);
     } else {
@@ -339,12 +355,30 @@ struct AttendTiles {
               p.head_dim, [&](int i, int d) { return k[i * p.head_dim + d]; }, q + l, s + t * kWidth + l, nullptr);
         }
         weigh<kWidth, Vector, kVectors>(tile, lane + l, chunk, scratch, s + l, rescale);
+        if (only_seen) return add_seen_values<kWidth>(l, kVectors * Vector::width, lane, chunk, scratch, s, rescale, o);
         for_blocks(p.head_dim, [&](auto rows, int first) {
           const float* v = scratch.v + first;
           block_product<kWidth, rows(), Vector, kVectors>(
               tokens, [&](int i, int t) { return v[t * p.head_dim + i]; }, s + l, o + first * kWidth + l, rescale);
         });
       });
+    }
+  }
+
+  /// o[lane] = rescale * o[lane] + sum over the tokens that the lane sees of s[t][lane] * v[t], for `lanes` lanes.
+  template <int kWidth>
+  KOKKOS_FUNCTION void add_seen_values(int first_lane, int lanes, int panel, const Chunk<Element>& chunk,
+                                       const Scratch& scratch, const float* s, const float* rescale, float* o) const {
+    for (int i = 0; i < lanes; ++i) {
+      const int lane = first_lane + i;
+      const float row = scratch.row[panel + lane];
+      for (int d = 0; d < p.head_dim; ++d) {
+        float sum = rescale[i] * o[place<kWidth>(lane, d)];
+        for (int t = 0; t < chunk.tokens; ++t)
+          if (row >= chunk.row_begin[t] && row < chunk.row_end[t])
+            sum += s[t * kWidth + lane] * to_float(chunk.v[t][d]);
+        o[place<kWidth>(lane, d)] = sum;
+      }
     }
   }
 

@@ -11,7 +11,7 @@ namespace espalier::portable {
 inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr float kLn2 = 0.693147180559945309f;
 inline constexpr float kInfinity = __builtin_huge_valf();
-inline constexpr float kLowest = -0x1.fffffep127f;
+inline constexpr float kLargest = 0x1.fffffep127f;
 
 /// c[i][lane] = rescale[lane] * c[i][lane] + sum_k a(i, k) * b[k][lane] for kRows rows i; without rescale c is written.
 template <int kWidth, int kRows, class Vector, int kVectors, class A>
@@ -72,7 +72,7 @@ KOKKOS_FUNCTION void weigh_scores(int tokens, float* s, float* peak, float* weig
     Vector top = old_peak;
     for (int t = 0; t < tokens; ++t) top = max(top, Vector::load(s + t * kWidth + lane));
     // While a row has seen nothing its peak is -inf; a finite stand-in avoids -inf - -inf.
-    const Vector reference = max(top, Vector::broadcast(kLowest));
+    const Vector reference = max(top, Vector::broadcast(-kLargest));
     Vector sum = Vector::broadcast(0);
     for (int t = 0; t < tokens; ++t) {
       const Vector w = exp2(Vector::load(s + t * kWidth + lane) - reference);

@@ -97,7 +97,7 @@ struct Setup {
   int block_tokens = 16;
   CacheLayout cache_layout = CacheLayout::tokens_first;
   TreeLayout tree_layout = TreeLayout::aligned;
-  PlanStrategy strategy = PlanStrategy::node;
+  PlanStrategy strategy = PlanConfig{}.strategy;
   std::int32_t workers = 0;
   bool wants_lse = true;
   AttendOptions options = {};

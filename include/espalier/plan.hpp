@@ -3,9 +3,12 @@
 #include <Kokkos_Core.hpp>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "espalier/cost_model.hpp"
+#include "espalier/fasttree.hpp"
 #include "espalier/tree_arrays.hpp"
 #include "espalier/types.hpp"
 
@@ -13,19 +16,40 @@ namespace espalier {
 
 /// How the line of tokens is cut into tiles.
 enum class PlanStrategy : std::uint8_t {
-  sequence,  ///< one tile per row's whole path (FlashAttention): reads a shared token once per row
-  node,      ///< one tile per node and row interval (DeFT-Node): reads every token once for all its rows
-  automatic  ///< groups of nodes chosen by the cost model, cut so that all workers have the same to do
+  sequence,        ///< one tile per row's whole path (FlashAttention): reads a shared token once per row
+  sequence_split,  ///< each row's path in equal chunks (Flash-Decoding): more tiles where rows are few
+  node,            ///< one tile per node and row interval (DeFT-Node): reads every token once for all its rows
+  node_chunk,      ///< nodes cut in chunks of equal length (DeFT-Node-Chunk)
+  flatten,         ///< the line of all nodes in equal chunks, masked (DeFT-Flatten)
+  fasttree,        ///< short nodes copied into their children where that pads less (FastTree; see fasttree.hpp)
+  automatic        ///< groups of nodes chosen by the cost model, cut so that all workers have the same to do
 };
 
+inline constexpr PlanStrategy kPlanStrategies[] = {
+    PlanStrategy::sequence, PlanStrategy::sequence_split, PlanStrategy::node,     PlanStrategy::node_chunk,
+    PlanStrategy::flatten,  PlanStrategy::fasttree,       PlanStrategy::automatic};
+
 [[nodiscard]] const char* name_of(PlanStrategy strategy);
+
+/// The strategy of that name, if there is one.
+[[nodiscard]] std::optional<PlanStrategy> strategy_from_name(std::string_view name);
+
+/// Numbers of the strategies that have some. A chunk of 0 is chosen at each update: an equal share of all tokens for
+/// two tiles per worker, a multiple of 64, but not shorter than given here.
+struct CutParams {
+  std::int32_t sequence_chunk =
+      0;  ///< sequence_split: tokens of a tile; at least 128 by choice, the tokens of all rows shared
+  std::int32_t node_chunk = 0;  ///< node_chunk: tokens of a tile; at least 512 by choice, the tokens of the tree shared
+  std::int32_t flatten_chunk = 0;  ///< flatten: likewise
+  FastTreeParams fasttree;
+};
 
 struct PlanCapacity {
   std::int32_t nodes = 0;
   std::int32_t rows = 0;
   std::int32_t segments = 0;  ///< 0: nodes + 16 * rows
-  std::int32_t tiles = 0;     ///< over all KV heads; 0: kv_heads * 2 * (nodes + rows)
-  std::int32_t partials = 0;  ///< sum over tiles of their rows; 0: kv_heads * 16 * rows
+  std::int32_t tiles = 0;     ///< over all KV heads; 0: kv_heads * 2 * (nodes + rows) + 4 * workers
+  std::int32_t partials = 0;  ///< sum over tiles of their rows; 0: kv_heads * 16 * rows + 4 * workers
 };
 
 struct PlanConfig {
@@ -35,6 +59,7 @@ struct PlanConfig {
   PlanStrategy strategy = PlanStrategy::automatic;
   std::int32_t workers = 0;  ///< 0: chosen for the execution space
   CostModel cost_model = kCpuCostModel;
+  CutParams cuts = {};
 };
 
 /// What a plan will do. Bytes and operations are those of one attention over one layer.

@@ -116,10 +116,10 @@ struct FillTiles {
     }
     const Counts& before = a.before[item];
     Counts in_item;
-    const detail::Segment* segments = a.segments + before.segments;
-    detail::Tile tile = cut.tile(item, std::int32_t(in_head - before.tiles), segments, in_item);
-    tile.segment_begin += std::int32_t(before.segments);
-    tile.segment_end += std::int32_t(before.segments);
+    const std::int64_t first_segment = a.before[segment_item(item)].segments;
+    detail::Tile tile = cut.tile(item, std::int32_t(in_head - before.tiles), a.segments + first_segment, in_item);
+    tile.segment_begin += std::int32_t(first_segment);
+    tile.segment_end += std::int32_t(first_segment);
     tile.kv_head = std::int16_t(kv_head);
     tile.partial_begin = std::int32_t(kv_head * (a.totals->partials / a.kv_heads) + before.partials + in_item.partials);
     std::int64_t behind = -std::int64_t(tile.skip) - tile.tokens;  // tokens of its segments that the tile leaves
@@ -130,6 +130,13 @@ struct FillTiles {
     Kokkos::atomic_inc(&a.worker_tiles[worker_of(cost_before)]);
     for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row)
       Kokkos::atomic_inc(&a.merge_cursor[row * a.kv_heads + kv_head]);
+  }
+
+  KOKKOS_FUNCTION std::int32_t segment_item(std::int32_t item) const {
+    if constexpr (requires { cut.segment_item(item); })
+      return cut.segment_item(item);
+    else
+      return item;
   }
 
   /// Every worker gets an equal span of the line of costs: the tiles that begin in it.
@@ -204,8 +211,10 @@ struct Growth {
   Arrays a;
   std::int32_t stride;
 
-  /// Tokens of a segment now: to the end of its node, or of what its only row sees of it.
+  /// Tokens of a segment now: to the end of its node, or of what its only row sees of it. Where no row sees the end of
+  /// the node, none sees what it gained.
   KOKKOS_FUNCTION std::int32_t tokens_now(const detail::Segment& segment) const {
+    if (segment.own_row_end == segment.row_end) return segment.tokens;
     const bool is_own = segment.row_end == segment.row_begin + 1 && segment.own_row_end == segment.row_begin &&
                         tree.row_node[segment.row_begin] == segment.node;
     return (is_own ? tree.row_visible[segment.row_begin] : tree.tokens[segment.node]) - segment.node_token;

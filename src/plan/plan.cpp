@@ -15,10 +15,20 @@ using detail::expects;
 const char* name_of(PlanStrategy strategy) {
   switch (strategy) {
     case PlanStrategy::sequence: return "sequence";
+    case PlanStrategy::sequence_split: return "sequence_split";
     case PlanStrategy::node: return "node";
+    case PlanStrategy::node_chunk: return "node_chunk";
+    case PlanStrategy::flatten: return "flatten";
+    case PlanStrategy::fasttree: return "fasttree";
     case PlanStrategy::automatic: return "automatic";
   }
   return "unknown";
+}
+
+std::optional<PlanStrategy> strategy_from_name(std::string_view name) {
+  for (const PlanStrategy strategy : kPlanStrategies)
+    if (name == name_of(strategy)) return strategy;
+  return std::nullopt;
 }
 
 namespace {
@@ -40,6 +50,12 @@ void check(const PlanConfig& config) {
         std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
     expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
   static_cast<void>(detail::tile_cost_of(config.cost_model, heads, config.scalar));
+  const CutParams& cuts = config.cuts;
+  for (const auto& [value, name] :
+       {std::pair{cuts.sequence_chunk, "sequence_chunk"}, std::pair{cuts.node_chunk, "node_chunk"},
+        std::pair{cuts.flatten_chunk, "flatten_chunk"}})
+    expects(value >= 0, ErrorCode::invalid_argument, "plan: ", name, " is ", value, ", expected 0 or more");
+  plan::check_fasttree(cuts.fasttree, "plan");
   expects(config.workers >= 0, ErrorCode::invalid_argument, "plan: workers is ", config.workers,
           ", expected 0 (chosen for the execution space) or more");
 }
@@ -65,9 +81,10 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
   const std::int64_t rows = config.capacity.rows;
   const std::int64_t kv_heads = config.heads.kv_heads;
   config.capacity.segments = or_default(config.capacity.segments, nodes + 16 * rows, "segments");
-  config.capacity.tiles = or_default(config.capacity.tiles, kv_heads * 2 * (nodes + rows), "tiles");
-  config.capacity.partials = or_default(config.capacity.partials, kv_heads * 16 * rows, "partials");
   if (config.workers == 0) config.workers = workers;
+  const std::int64_t shares = 4 * std::int64_t(config.workers);
+  config.capacity.tiles = or_default(config.capacity.tiles, kv_heads * 2 * (nodes + rows) + shares, "tiles");
+  config.capacity.partials = or_default(config.capacity.partials, kv_heads * 16 * rows + shares, "partials");
   return config;
 }
 
@@ -76,18 +93,18 @@ plan::CutContext context_of(const detail::TreeView& tree, const HeadShape& heads
   return {tree, std::max(1, portable::kTileLanes<Exec> / heads.group()), heads.group()};
 }
 
-/// Calls body with the cut of the configured strategy. `a` serves `automatic` alone; `run(label, count, functor)` and
-/// `scan(...)` carry out the kernels that prepare it.
-template <class Exec, class Scan, class Body>
+/// Calls body with the cut of the configured strategy, after `run` has carried out the kernels that prepare it. `a`
+/// serves `automatic` alone, `scratch` the others.
+template <class Exec, class Runner, class Body>
 void with_prepared_cut(const PlanConfig& config, const detail::TreeView& tree, const plan::AutomaticArrays& a,
-                       const Scan& scan, const Body& body) {
+                       void* scratch, const Runner& run, const Body& body) {
   const plan::CutContext context = context_of<Exec>(tree, config.heads);
-  if (config.strategy != PlanStrategy::automatic) return plan::with_cut(config.strategy, context, body);
+  if (config.strategy != PlanStrategy::automatic) return plan::with_cut(config, context, run, scratch, body);
   const plan::AutomaticContext automatic{context, detail::tile_cost_of(config.cost_model, config.heads, config.scalar),
                                          config.heads.kv_heads, std::max(1, config.workers / kWorkersPerThread * 4), a};
-  scan("espalier::Plan::line_sums", plan::SumLine{automatic});
-  scan("espalier::Plan::packs", plan::FindPacks{automatic});
-  scan("espalier::Plan::groups", plan::FindGroups{automatic});
+  run.scan("espalier::Plan::line_sums", tree.nodes, plan::SumLine{automatic});
+  run.scan("espalier::Plan::packs", tree.nodes, plan::FindPacks{automatic});
+  run.scan("espalier::Plan::groups", tree.nodes, plan::FindGroups{automatic});
   body(plan::AutomaticCut{context, automatic});
 }
 
@@ -119,6 +136,7 @@ struct Plan<Exec>::Impl {
   Array<detail::Tile> tiles;
   Array<std::int32_t> worker_tiles, worker_begin, merge_begin, merge_cursor, merge_partials;
   Array<float> partial_out, partial_lse;
+  Array<char> scratch;
   Array<plan::LineSums> line_before;
   Array<std::int32_t> packed_end, group, group_begin;
 
@@ -132,7 +150,11 @@ struct Plan<Exec>::Impl {
                                           count);
     };
     allocate(totals, "espalier::Plan::totals", 1);
-    allocate(before, "espalier::Plan::before", std::max(capacity.nodes, capacity.rows));
+    const plan::Room room = plan::room_of(config.strategy, capacity.nodes, capacity.rows);
+    expects(room.items <= 2147483647, ErrorCode::invalid_argument, "plan: ", capacity.nodes, " nodes and ",
+            capacity.rows, " rows are more than strategy ", name_of(config.strategy), " can plan");
+    allocate(before, "espalier::Plan::before", room.items);
+    allocate(scratch, "espalier::Plan::scratch", room.scratch_bytes);
     allocate(segments, "espalier::Plan::segments", capacity.segments);
     allocate(tiles, "espalier::Plan::tiles", capacity.tiles);
     allocate(worker_tiles, "espalier::Plan::worker_tiles", config.workers);
@@ -227,11 +249,8 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
           " rows, the plan's capacity is ", capacity.rows);
   impl_->tree = tree.view();
   impl_->updated = true;
-  const auto scan = [&](const char* label, const auto& functor) {
-    Kokkos::parallel_scan(label, Kokkos::RangePolicy<Exec>(exec, 0, impl_->tree.nodes), functor);
-  };
-  with_prepared_cut<Exec>(impl_->config, impl_->tree, impl_->automatic(), scan,
-                          [&](const auto& cut) { impl_->build(exec, cut); });
+  with_prepared_cut<Exec>(impl_->config, impl_->tree, impl_->automatic(), impl_->scratch.data(),
+                          plan::OnInstance<Exec>(exec), [&](const auto& cut) { impl_->build(exec, cut); });
 }
 
 template <ExecutionSpace Exec>
@@ -270,11 +289,8 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   std::vector<plan::LineSums> line_before(nodes + 1);
   std::vector<std::int32_t> packed_end(nodes), group(nodes + 1), group_begin(nodes + 1);
   const plan::AutomaticArrays arrays{line_before.data(), packed_end.data(), group.data(), group_begin.data()};
-  const auto scan = [&](const char*, const auto& functor) {
-    typename std::decay_t<decltype(functor)>::value_type prefix{};
-    for (std::int32_t node = 0; node < tree.nodes; ++node) functor(node, prefix, true);
-  };
-  with_prepared_cut<Exec>(config, tree, arrays, scan, [&](const auto& cut) {
+  std::vector<char> scratch(plan::room_of(config.strategy, tree.nodes, tree.rows).scratch_bytes);
+  with_prepared_cut<Exec>(config, tree, arrays, scratch.data(), plan::OnHost{}, [&](const auto& cut) {
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
   const std::int64_t kv_heads = config.heads.kv_heads;
@@ -292,12 +308,14 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   const PlanConfig& config = impl_->config;
   const auto totals = download(exec, impl_->totals.data(), 1)[0];
   std::string exceeded;
-  for (const auto& [need, capacity, name] : {std::tuple{totals.need_segments, config.capacity.segments, "segments"},
-                                             std::tuple{totals.need_tiles, config.capacity.tiles, "tiles"},
-                                             std::tuple{totals.need_partials, config.capacity.partials, "partials"}})
-    if (need > capacity)
-      exceeded += (exceeded.empty() ? "" : ", ") + std::to_string(need) + " " + name + " (capacity " +
-                  std::to_string(capacity) + ")";
+  const auto compare = [&](std::int64_t need, std::int32_t capacity, const char* name) {
+    if (need <= capacity) return;
+    if (!exceeded.empty()) exceeded += ", ";
+    exceeded += std::to_string(need) + " " + name + " (capacity " + std::to_string(capacity) + ")";
+  };
+  compare(totals.need_segments, config.capacity.segments, "segments");
+  compare(totals.need_tiles, config.capacity.tiles, "tiles");
+  compare(totals.need_partials, config.capacity.partials, "partials");
   expects(exceeded.empty(), ErrorCode::capacity_exceeded, "plan: the tree needs ", exceeded);
 
   const auto segments = download(exec, impl_->segments.data(), std::size_t(totals.segments));

@@ -101,6 +101,7 @@ struct Setup {
   std::int32_t workers = 0;
   bool wants_lse = true;
   AttendOptions options = {};
+  CutParams cuts = {};
 };
 
 struct Result {
@@ -231,6 +232,7 @@ class Problem {
     config.scalar = kScalarOf<Element>;
     config.strategy = setup_.strategy;
     config.workers = setup_.workers;
+    config.cuts = setup_.cuts;
     config.capacity = Plan<Exec>::required_capacity(snapshot_, config);
     return config;
   }

@@ -3,47 +3,78 @@
 #include <Kokkos_Core.hpp>
 #include <cstdint>
 
-#include "cut.hpp"
+#include "grid.hpp"
+#include "plan/prepare.hpp"
 
 namespace espalier::plan {
 
-/// PlanStrategy::node: an item is a node; its rows are cut into runs of tile_rows.
+struct ShareNodeTokens {
+  using value_type = std::int64_t;
+  detail::TreeView tree;
+  ChunkRule rule;
+  std::int32_t* share;  // [1]
+  KOKKOS_FUNCTION void operator()(std::int32_t node, std::int64_t& sum, bool final) const {
+    sum += tokens_seen(tree, node);
+    if (final && node == tree.nodes - 1) *share = rule.share_of(sum);
+  }
+};
+
+/// PlanStrategy::node and node_chunk: a node's tokens are one chunk, or cut in equal ones; its rows are cut into runs.
+/// The first items are nodes, the others rows, for runs with rows that see only the beginning of their own node.
 struct NodeCut {
   CutContext c;
+  Chunk chunk;
 
-  KOKKOS_FUNCTION std::int32_t items() const { return c.tree.nodes; }
+  static std::int64_t most_items(std::int64_t nodes, std::int64_t rows) { return nodes + rows; }
+  static void reserve(Scratch& scratch, std::size_t) { scratch.take<std::int32_t>(1); }
 
-  KOKKOS_FUNCTION Counts count(std::int32_t node) const {
-    const std::int64_t rows = c.tree.row_end[node] - c.tree.row_begin[node];
-    const std::int64_t tokens = c.tree.tokens[node];
-    Counts counts;
-    counts.segments = 1;
-    if (rows > 0 && tokens > 0) {
-      counts.tiles = (rows + c.tile_rows - 1) / c.tile_rows;
-      counts.partials = rows;
-      counts.cost = tile_cost(rows, tokens, c.group) + (counts.tiles - 1) * tile_cost(0, tokens, c.group);
+  template <class Runner>
+  static NodeCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule, Scratch scratch) {
+    auto* share = scratch.take<std::int32_t>(1);
+    if (rule.given == 0) run.scan("espalier::Plan::share", c.tree.nodes, ShareNodeTokens{c.tree, rule, share});
+    return {c, {rule.given, share}};
+  }
+
+  KOKKOS_FUNCTION std::int32_t items() const { return c.tree.nodes + c.tree.rows; }
+
+  KOKKOS_FUNCTION Counts count(std::int32_t item) const {
+    if (item < c.tree.nodes) {
+      Counts counts = grid(item).count();
+      counts.segments = 1;
+      return counts;
     }
-    return counts;
+    const std::int32_t row = item - c.tree.nodes;
+    const std::int32_t node = c.tree.row_node[row];
+    if (c.tree.row_visible[row] == c.tree.tokens[node]) return {};
+    const Grid g = grid(node);
+    return g.limited_run_begins_at(row) ? g.count_limited(row) : Counts{};
   }
 
-  KOKKOS_FUNCTION void write_segments(std::int32_t node, detail::Segment* segments) const {
-    segments[0] = segment_of_node(c.tree, node);
+  KOKKOS_FUNCTION void write_segments(std::int32_t item, detail::Segment* segments) const {
+    if (item < c.tree.nodes) segments[0] = segment_of_node(c.tree, item);
   }
 
-  /// Tile k of the item, and in `before` what the item's earlier tiles contribute.
-  KOKKOS_FUNCTION detail::Tile tile(std::int32_t node, std::int32_t k, const detail::Segment* segments,
-                                    Counts& before) const {
-    detail::Tile tile{};
-    tile.segment_end = 1;
-    tile.tokens = segments[0].tokens;
-    tile.row_begin = segments[0].row_begin + k * c.tile_rows;
-    tile.row_end =
-        tile.row_begin + c.tile_rows < segments[0].row_end ? tile.row_begin + c.tile_rows : segments[0].row_end;
-    tile.masked = tile.row_begin < segments[0].own_row_end ? 1 : 0;
-    before.partials = std::int64_t(k) * c.tile_rows;
-    before.cost = k * tile_cost(c.tile_rows, tile.tokens, c.group);
-    static_cast<void>(node);
-    return tile;
+  KOKKOS_FUNCTION std::int32_t segment_item(std::int32_t item) const {
+    return item < c.tree.nodes ? item : c.tree.row_node[item - c.tree.nodes];
+  }
+
+  KOKKOS_FUNCTION detail::Tile tile(std::int32_t item, std::int32_t k, const detail::Segment*, Counts& before) const {
+    const Grid g = grid(segment_item(item));
+    return tile_of(item < c.tree.nodes ? g.piece(k, before) : g.limited_piece(item - c.tree.nodes, k, before));
+  }
+
+ private:
+  KOKKOS_FUNCTION Grid grid(std::int32_t node) const {
+    Grid grid{};
+    grid.row_visible = c.tree.row_visible;
+    grid.row_begin = c.tree.row_begin[node];
+    grid.row_end = c.tree.row_end[node];
+    grid.limited_end = first_row_seeing_all(c.tree, node);
+    grid.tokens = c.tree.tokens[node];
+    grid.chunk_tokens = chunk.tokens();
+    grid.tile_rows = c.tile_rows;
+    grid.group = c.group;
+    return grid;
   }
 };
 

@@ -1,0 +1,230 @@
+// Every strategy cuts every forest so that each row reads each token that it sees once: checked on the plans alone.
+// That their results agree with the oracle is in attend_test.cpp, which runs all strategies too.
+
+#include <catch2/catch_template_test_macros.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <random>
+
+#include "espalier/error.hpp"
+#include "espalier/plan.hpp"
+#include "support/plan_arrays.hpp"
+#include "support/problem.hpp"
+#include "support/spaces_and_elements.hpp"
+#include "support/trees.hpp"
+
+namespace espalier::test {
+namespace {
+
+/// Numbers that cut small trees in many places.
+struct Cutting {
+  HeadShape heads;
+  CutParams cuts;
+  std::int32_t workers;
+};
+
+Cutting random_cutting(std::uint32_t seed) {
+  std::mt19937 random(seed);
+  const auto one_of = [&](std::initializer_list<std::int32_t> values) {
+    return values.begin()[random() % values.size()];
+  };
+  const std::int32_t kv_heads = one_of({1, 1, 2});
+  Cutting cutting{{kv_heads * one_of({1, 4, 64, 100}), kv_heads, 1}, {}, one_of({0, 1, 5, 1000})};
+  cutting.cuts.sequence_chunk = one_of({0, 1, 7, 16, 64});
+  cutting.cuts.node_chunk = one_of({0, 1, 7, 16, 64});
+  cutting.cuts.flatten_chunk = one_of({0, 1, 7, 16, 64});
+  FastTreeParams& fasttree = cutting.cuts.fasttree;
+  fasttree.gamma = one_of({0, 1, 1, 100000});
+  for (int p = 0; p < 2; ++p) {
+    fasttree.tile_rows[p] = one_of({0, 1, 3, 16});
+    fasttree.tile_tokens[p] = one_of({1, 8, 32, 128});
+    fasttree.split_tokens[p] = one_of({1, 5, 16, 1024});
+    fasttree.enough_tiles[p] = one_of({0, 8, 132});
+    fasttree.enough_tiles_then[p] = one_of({0, 8, 132});
+  }
+  return cutting;
+}
+
+template <class Exec>
+PlanConfig config_of(const Cutting& cutting, PlanStrategy strategy, const TreeSnapshot& snapshot) {
+  PlanConfig config;
+  config.heads = cutting.heads;
+  config.strategy = strategy;
+  config.workers = cutting.workers;
+  config.cuts = cutting.cuts;
+  config.capacity = Plan<Exec>::required_capacity(snapshot, config);
+  return config;
+}
+
+EmptyPartials empty_partials_of(PlanStrategy strategy) {
+  return strategy == PlanStrategy::automatic ? EmptyPartials::allowed : EmptyPartials::wrong;
+}
+
+template <class Exec>
+void check_plan(const Tree& tree, const Cutting& cutting, PlanStrategy strategy) {
+  const Exec exec;
+  const TreeSnapshot snapshot = snapshot_of(tree, 16);
+  const PlanConfig config = config_of<Exec>(cutting, strategy, snapshot);
+  Plan<Exec> plan(exec, config);
+  const TreeArrays<Exec> arrays(exec, snapshot);
+  plan.update(exec, arrays);
+  const PlanArrays found = plan_arrays(exec, plan);
+  CHECK(wrong_in_plan(found, snapshot, empty_partials_of(strategy)) == "");
+  CHECK(std::max(found.report.segments, 1) == config.capacity.segments);
+  CHECK(std::max(found.report.tiles, 1) == config.capacity.tiles);
+  CHECK(std::max(found.report.partials, 1) == config.capacity.partials);
+}
+
+TEMPLATE_LIST_TEST_CASE("every strategy cuts every named tree so that each row reads each token it sees once", "[plan]",
+                        ExecutionSpaces) {
+  for (const Tree& tree : named_trees())
+    for (const PlanStrategy strategy : kPlanStrategies)
+      for (std::uint32_t seed = 0; seed < 10; ++seed) {
+        INFO(tree.name << ", " << name_of(strategy) << ", cutting of seed " << seed);
+        check_plan<TestType>(tree, random_cutting(seed), strategy);
+      }
+}
+
+TEMPLATE_LIST_TEST_CASE(
+    "every strategy cuts thousands of random forests so that each row reads each token it sees once", "[plan]",
+    ExecutionSpaces) {
+  for (std::uint32_t seed = 0; seed < 3000; ++seed)
+    for (const PlanStrategy strategy : kPlanStrategies) {
+      INFO(name_of(strategy) << ", forest and cutting of seed " << seed);
+      check_plan<TestType>(random_forest(seed), random_cutting(seed), strategy);
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("one plan follows forests of any shape within its capacity", "[plan]", ExecutionSpaces) {
+  const TestType exec;
+  for (const PlanStrategy strategy : kPlanStrategies) {
+    PlanConfig config;
+    config.heads = {4, 2, 1};
+    config.strategy = strategy;
+    config.workers = 7;
+    config.cuts.sequence_chunk = config.cuts.node_chunk = config.cuts.flatten_chunk = 16;
+    config.capacity = {64, 64, 4000, 8000, 20000};
+    Plan<TestType> plan(exec, config);
+    TreeArrays<TestType> arrays(exec, TreeCapacity{64, 64, 4000});
+    for (std::uint32_t seed = 0; seed < 200; ++seed) {
+      INFO(name_of(strategy) << ", forest of seed " << seed);
+      const TreeSnapshot snapshot = snapshot_of(random_forest(seed), 16);
+      arrays.upload(exec, snapshot);
+      plan.update(exec, arrays);
+      CHECK(wrong_in_plan(plan_arrays(exec, plan), snapshot, empty_partials_of(strategy)) == "");
+    }
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("results of every strategy agree with the oracle however small the pieces", "[plan]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  for (std::uint32_t seed = 0; seed < 40; ++seed) {
+    const Tree tree = random_forest(seed);
+    Cutting cutting = random_cutting(seed);
+    cutting.heads = {cutting.heads.kv_heads * 3, cutting.heads.kv_heads, 24};
+    const Inputs inputs = random_inputs<float>(tree, cutting.heads, seed);
+    const oracle::Result expected = oracle_of(tree, cutting.heads, inputs);
+    for (const PlanStrategy strategy : kPlanStrategies) {
+      INFO(name_of(strategy) << ", forest and cutting of seed " << seed);
+      Setup setup;
+      setup.strategy = strategy;
+      setup.workers = cutting.workers;
+      setup.cuts = cutting.cuts;
+      const auto result = attend<float>(exec, tree, cutting.heads, inputs, setup);
+      CHECK(disagreement(result.out, result.lse, expected, cutting.heads, Scalar::f32,
+                         tolerance_of(tree, cutting.heads, inputs)) == "");
+    }
+  }
+}
+
+#ifdef KOKKOS_ENABLE_OPENMP
+TEST_CASE("a plan is the same, bit by bit, with one thread and with several", "[plan]") {
+  const Kokkos::OpenMP all;
+  const auto instances = Kokkos::Experimental::partition_space(all, 1, 1);
+  const Kokkos::OpenMP& one = instances[0];
+  CAPTURE(all.concurrency(), one.concurrency());
+  for (std::uint32_t seed = 0; seed < 300; ++seed) {
+    const TreeSnapshot snapshot = snapshot_of(random_forest(seed), 16);
+    Cutting cutting = random_cutting(seed);
+    if (cutting.workers == 0) cutting.workers = 3;  // the default depends on the threads
+    for (const PlanStrategy strategy : kPlanStrategies) {
+      INFO(name_of(strategy) << ", forest and cutting of seed " << seed);
+      const PlanConfig config = config_of<Kokkos::OpenMP>(cutting, strategy, snapshot);
+      const auto planned_on = [&](const Kokkos::OpenMP& exec) {
+        Plan<Kokkos::OpenMP> plan(exec, config);
+        const TreeArrays<Kokkos::OpenMP> arrays(exec, snapshot);
+        plan.update(exec, arrays);
+        return plan_arrays(exec, plan);
+      };
+      CHECK(same_plan(planned_on(one), planned_on(all)));
+    }
+  }
+}
+#endif
+
+TEMPLATE_LIST_TEST_CASE("a plan that lacks one segment, tile or partial says so, whatever its strategy", "[plan]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  const TreeSnapshot snapshot = snapshot_of(random_forest(5), 16);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  Cutting cutting = random_cutting(5);
+  cutting.cuts.sequence_chunk = cutting.cuts.node_chunk = cutting.cuts.flatten_chunk = 16;
+  for (const PlanStrategy strategy : kPlanStrategies)
+    for (const auto member : {&PlanCapacity::segments, &PlanCapacity::tiles, &PlanCapacity::partials}) {
+      PlanConfig config = config_of<TestType>(cutting, strategy, snapshot);
+      const std::int32_t needed = config.capacity.*member;
+      config.capacity.*member = needed - 1;
+      INFO(name_of(strategy) << " with " << needed - 1 << " of " << needed);
+      Plan<TestType> plan(exec, config);
+      plan.update(exec, arrays);
+      try {
+        static_cast<void>(plan.report(exec));
+        FAIL_CHECK("no error");
+      } catch (const Error& error) {
+        CHECK(error.code() == ErrorCode::capacity_exceeded);
+        CHECK(std::string(error.what()).find(std::to_string(needed)) != std::string::npos);
+      }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("a plan of 100,000 nodes takes every strategy", "[plan]", ExecutionSpaces) {
+  const TestType exec;
+  std::mt19937 random(1);
+  std::vector<NodeSpec> nodes{{-1, 300}};
+  while (nodes.size() < 100000) nodes.push_back({std::int32_t(random() % nodes.size()), std::int32_t(random() % 5)});
+  const TreeSnapshot snapshot = make_snapshot(nodes, {}, 16);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  for (const PlanStrategy strategy : kPlanStrategies) {
+    INFO(name_of(strategy));
+    const PlanConfig config = config_of<TestType>({{4, 1, 1}, {}, 0}, strategy, snapshot);
+    Plan<TestType> plan(exec, config);
+    plan.update(exec, arrays);
+    CHECK(plan.report(exec).partials == config.capacity.partials);
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("a chain of depth 10,000 takes every strategy", "[plan]", ExecutionSpaces) {
+  const TestType exec;
+  std::vector<NodeSpec> nodes;
+  for (std::int32_t node = 0; node < 10000; ++node) nodes.push_back({node - 1, 1 + node % 3});
+  const TreeSnapshot snapshot = make_snapshot(nodes, std::vector<RowSpec>{{9999}, {5000}, {9999, 0}}, 16);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  for (const PlanStrategy strategy : kPlanStrategies) {
+    INFO(name_of(strategy));
+    const PlanConfig config = config_of<TestType>({{4, 1, 1}, {}, 0}, strategy, snapshot);
+    Plan<TestType> plan(exec, config);
+    plan.update(exec, arrays);
+    CHECK(plan.report(exec).partials == config.capacity.partials);
+  }
+}
+
+TEST_CASE("every strategy is found by its name, and nothing else is", "[plan]") {
+  for (const PlanStrategy strategy : kPlanStrategies) CHECK(strategy_from_name(name_of(strategy)) == strategy);
+  CHECK(strategy_from_name("") == std::nullopt);
+  CHECK(strategy_from_name("Node") == std::nullopt);
+  CHECK(strategy_from_name("unknown") == std::nullopt);
+  CHECK(std::size(kPlanStrategies) == all_strategies().size());
+}
+
+}  // namespace
+}  // namespace espalier::test

@@ -3,7 +3,9 @@
 
 #include "espalier/attention.hpp"
 #include "espalier/block_pool.hpp"
+#include "espalier/block_tables.hpp"
 #include "espalier/branch_controller.hpp"
+#include "espalier/device_order.hpp"
 #include "espalier/error.hpp"
 #include "espalier/kv_tree.hpp"
 #include "espalier/plan.hpp"

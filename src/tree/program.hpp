@@ -1,0 +1,204 @@
+#pragma once
+// Programs of small steps that run in either of two ways: as one team, with a barrier behind each step, for small
+// inputs; or as one kernel for each step on the whole device.
+//
+// A step is a struct with static members only: kLabel, items(context), run(context, ...). A context is a struct of
+// plain pointers and counts; it says by failed() whether the input turned out to be wrong. Steps then do nothing, except
+// those with kAlways.
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+
+namespace espalier::derive {
+
+template <class Exec>
+inline constexpr bool kRunsOnHost =
+    bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+
+/// Inputs of up to this many items are for one team: the launches of a program cost more than one team loses.
+inline constexpr std::int64_t kTeamItems = 4096;
+
+template <class Step, class Context>
+KOKKOS_FUNCTION bool runs(const Context& context) {
+  if constexpr (requires { Step::kAlways; }) return true;
+  return !context.failed();
+}
+
+template <class Exec>
+Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>> over(const Exec& exec, std::int32_t items) {
+  return {exec, 0, items};
+}
+
+/// A loop: run(context, i) for every item, in any order.
+template <class Step>
+struct Each {
+  template <class Context>
+  struct Kernel {
+    Context context;
+    KOKKOS_FUNCTION void operator()(std::int32_t i) const {
+      if (runs<Step>(context)) Step::run(context, i);
+    }
+  };
+
+  template <class Team, class Context>
+  KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
+    const std::int32_t items = Step::items(context);
+    for (std::int32_t i = team.team_rank(); i < items; i += team.team_size())
+      if (runs<Step>(context)) Step::run(context, i);
+    team.team_barrier();
+  }
+
+  template <class Exec, class Context>
+  static void on_grid(const Exec& exec, const Context& context) {
+    Kokkos::parallel_for(Step::kLabel, over(exec, Step::items(context)), Kernel<Context>{context});
+  }
+};
+
+/// The same loop passes(context) times: run(context, pass, i).
+template <class Step>
+struct Passes {
+  template <class Context>
+  struct Kernel {
+    Context context;
+    std::int32_t pass;
+    KOKKOS_FUNCTION void operator()(std::int32_t i) const {
+      if (runs<Step>(context)) Step::run(context, pass, i);
+    }
+  };
+
+  template <class Team, class Context>
+  KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
+    const std::int32_t items = Step::items(context);
+    const std::int32_t passes = Step::passes(context);
+    for (std::int32_t pass = 0; pass < passes; ++pass) {
+      for (std::int32_t i = team.team_rank(); i < items; i += team.team_size())
+        if (runs<Step>(context)) Step::run(context, pass, i);
+      team.team_barrier();
+    }
+  }
+
+  template <class Exec, class Context>
+  static void on_grid(const Exec& exec, const Context& context) {
+    for (std::int32_t pass = 0; pass < Step::passes(context); ++pass)
+      Kokkos::parallel_for(Step::kLabel, over(exec, Step::items(context)), Kernel<Context>{context, pass});
+  }
+};
+
+/// What is summed: two sums at once cost as much as one.
+struct Sums {
+  std::int64_t first = 0;
+  std::int64_t second = 0;
+
+  KOKKOS_FUNCTION Sums& operator+=(const Sums& other) {
+    first += other.first;
+    second += other.second;
+    return *this;
+  }
+};
+
+/// An exclusive prefix sum: run(context, i, before) for every item, where `before` is the sum of value(context, j) of
+/// all j < i; then total(context, sum) once.
+template <class Step>
+struct Scan {
+  template <class Context>
+  struct Kernel {
+    using value_type = Sums;
+    Context context;
+    KOKKOS_FUNCTION void init(Sums& sums) const { sums = Sums{}; }
+    KOKKOS_FUNCTION void join(Sums& sums, const Sums& other) const { sums += other; }
+    KOKKOS_FUNCTION void operator()(std::int32_t i, Sums& sums, bool final) const {
+      if (!runs<Step>(context)) return;
+      const Sums before = sums;
+      sums += Step::value(context, i);
+      if (!final) return;
+      Step::run(context, i, before);
+      if (i == Step::items(context) - 1) Step::total(context, sums);
+    }
+  };
+
+  template <class Team, class Context>
+  KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
+    // Every thread takes a run of neighbouring items.
+    const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
+    const std::int32_t share = (items + team.team_size() - 1) / team.team_size();
+    const std::int32_t begin = share * team.team_rank() < items ? share * team.team_rank() : items;
+    const std::int32_t end = items - begin < share ? items : begin + share;
+    Sums own;
+    for (std::int32_t i = begin; i < end; ++i) own += Step::value(context, i);
+    Sums before{team.team_scan(own.first), team.team_scan(own.second)};
+    for (std::int32_t i = begin; i < end; ++i) {
+      const Sums value = Step::value(context, i);
+      Step::run(context, i, before);
+      before += value;
+    }
+    if (items > 0 && team.team_rank() == team.team_size() - 1) Step::total(context, before);
+    team.team_barrier();
+  }
+
+  template <class Exec, class Context>
+  static void on_grid(const Exec& exec, const Context& context) {
+    Kokkos::parallel_scan(Step::kLabel, over(exec, Step::items(context)), Kernel<Context>{context});
+  }
+};
+
+/// Steps one after another.
+template <class... Steps>
+struct Program {
+  template <class Team, class Context>
+  KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
+    (Steps::on_team(team, context), ...);
+  }
+
+  template <class Exec, class Context>
+  static void on_grid(const Exec& exec, const Context& context) {
+    (Steps::on_grid(exec, context), ...);
+  }
+};
+
+/// A program in one kernel.
+template <class Steps, class Context>
+struct TeamKernel {
+  Context context;
+  template <class Team>
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    Steps::on_team(team, context);
+  }
+};
+
+template <class Steps, class Exec, class Context>
+void run_on_one_team(const Exec& exec, const char* label, const Context& context) {
+  using Kernel = TeamKernel<Steps, Context>;
+  static_assert(sizeof(Kernel) <= 512, "larger functors go through constant memory, which makes Kokkos wait");
+  constexpr int kThreads = kRunsOnHost<Exec> ? 1 : 1024;
+  Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<1024, 1>>(exec, 1, kThreads),
+                       Kernel{context});
+}
+
+/// @param items  of the largest step
+template <class Steps, class Exec, class Context>
+void run_program(const Exec& exec, const char* label, std::int64_t items, const Context& context) {
+  static_assert(sizeof(Context) <= 480, "larger functors go through constant memory, which makes Kokkos wait");
+  if (items <= kTeamItems) return run_on_one_team<Steps>(exec, label, context);
+  Steps::on_grid(exec, context);
+}
+
+/// One small team for each item, for items that have a list each: run(context, team, i).
+template <class Step, class Context>
+struct ListKernel {
+  Context context;
+  template <class Team>
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    if (runs<Step>(context)) Step::run(context, team, std::int32_t(team.league_rank()));
+  }
+};
+
+template <class Step, class Exec, class Context>
+void run_lists(const Exec& exec, std::int32_t items, const Context& context) {
+  static_assert(sizeof(Context) <= 480, "larger functors go through constant memory, which makes Kokkos wait");
+  if (items == 0) return;
+  constexpr int kThreads = kRunsOnHost<Exec> ? 1 : 128;
+  Kokkos::parallel_for(Step::kLabel, Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<128, 4>>(exec, items, kThreads),
+                       ListKernel<Step, Context>{context});
+}
+
+}  // namespace espalier::derive

@@ -204,22 +204,31 @@ struct Plan<Exec>::Impl {
     return std::int32_t(std::clamp<std::int64_t>(config.capacity.tiles, 1, std::min<std::int64_t>(threads, 1 << 16)));
   }
 
-  template <class Cut>
-  void build(const Exec& exec, const Cut& cut) const {
+  template <class Runner, class Cut>
+  void build(const Runner& run, std::int32_t stride, const Cut& cut) const {
     const plan::Arrays a = arrays();
     const std::int32_t lists = a.rows * a.kv_heads;
-    const auto range = [&](std::int64_t count) { return Kokkos::RangePolicy<Exec>(exec, 0, count); };
-    const std::int32_t stride = this->stride(exec);
-    Kokkos::parallel_for("espalier::Plan::clear", range(std::max({1, a.workers, lists})), plan::Clear{a});
-    Kokkos::parallel_scan("espalier::Plan::count", range(cut.items()), plan::CountItems<Cut>{cut, a});
-    Kokkos::parallel_for("espalier::Plan::segments", range(cut.items()), plan::FillSegments<Cut>{cut, a});
-    Kokkos::parallel_for("espalier::Plan::tiles", range(stride), plan::FillTiles<Cut>{cut, a, stride});
-    Kokkos::parallel_scan("espalier::Plan::workers", range(a.workers),
-                          plan::ScanCounts{a.workers, a.worker_tiles, a.worker_begin});
-    Kokkos::parallel_scan("espalier::Plan::merge_begin", range(lists),
-                          plan::ScanCounts{lists, a.merge_cursor, a.merge_begin});
-    Kokkos::parallel_for("espalier::Plan::merge_lists", range(stride), plan::FillMerge{a, stride});
-    Kokkos::parallel_for("espalier::Plan::merge_order", range(lists), plan::SortMerge{a});
+    run.each("espalier::Plan::clear", std::max({1, a.workers, lists}), plan::Clear{a});
+    run.scan("espalier::Plan::count", cut.items(), plan::CountItems<Cut>{cut, a});
+    run.each("espalier::Plan::segments", cut.items(), plan::FillSegments<Cut>{cut, a});
+    run.each("espalier::Plan::tiles", stride, plan::FillTiles<Cut>{cut, a, stride});
+    run.scan("espalier::Plan::workers", a.workers, plan::ScanCounts{a.workers, a.worker_tiles, a.worker_begin});
+    run.scan("espalier::Plan::merge_begin", lists, plan::ScanCounts{lists, a.merge_cursor, a.merge_begin});
+    run.each("espalier::Plan::merge_lists", stride, plan::FillMerge{a, stride});
+    run.each("espalier::Plan::merge_order", lists, plan::SortMerge{a});
+  }
+
+  template <class Runner>
+  void update(const Runner& run, std::int32_t stride) {
+    with_prepared_cut<Exec>(config, tree, automatic(), scratch.data(), run,
+                            [&](const auto& cut) { build(run, stride, cut); });
+  }
+
+  /// Waking the threads of a CPU for a dozen kernels takes longer than planning a small tree.
+  [[nodiscard]] bool is_small() const {
+    constexpr std::int64_t kSmall = 4096;
+    constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, Memory>::accessible);
+    return kOnHost && tree.nodes + std::int64_t(tree.rows) * config.heads.kv_heads <= kSmall;
   }
 };
 
@@ -249,8 +258,10 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
           " rows, the plan's capacity is ", capacity.rows);
   impl_->tree = tree.view();
   impl_->updated = true;
-  with_prepared_cut<Exec>(impl_->config, impl_->tree, impl_->automatic(), impl_->scratch.data(),
-                          plan::OnInstance<Exec>(exec), [&](const auto& cut) { impl_->build(exec, cut); });
+  if (impl_->is_small())
+    impl_->update(plan::OnHost{}, 1);
+  else
+    impl_->update(plan::OnInstance<Exec>(exec), impl_->stride(exec));
 }
 
 template <ExecutionSpace Exec>
@@ -260,12 +271,15 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
           "plan: grow with a tree of ", tree.nodes(), " nodes and ", tree.rows(), " rows, the plan was updated with ",
           impl_->tree.nodes, " and ", impl_->tree.rows);
   impl_->tree = tree.view();
-  const std::int32_t stride = impl_->stride(exec);
-  const plan::Growth growth{impl_->tree, impl_->arrays(), stride};
-  Kokkos::parallel_for("espalier::Plan::grow_tiles", Kokkos::RangePolicy<Exec>(exec, 0, stride),
-                       plan::GrowTiles{growth});
-  Kokkos::parallel_for("espalier::Plan::grow_segments", Kokkos::RangePolicy<Exec>(exec, 0, stride),
-                       plan::GrowSegments{growth});
+  const auto grow_with = [&](const auto& run, std::int32_t stride) {
+    const plan::Growth growth{impl_->tree, impl_->arrays(), stride};
+    run.each("espalier::Plan::grow_tiles", stride, plan::GrowTiles{growth});
+    run.each("espalier::Plan::grow_segments", stride, plan::GrowSegments{growth});
+  };
+  if (impl_->is_small())
+    grow_with(plan::OnHost{}, 1);
+  else
+    grow_with(plan::OnInstance<Exec>(exec), impl_->stride(exec));
 }
 
 template <ExecutionSpace Exec>

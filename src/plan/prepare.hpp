@@ -67,7 +67,8 @@ class OnInstance {
   const Exec& exec_;
 };
 
-/// Runs kernels one iteration after another.
+/// Runs kernels one iteration after another, in the calling thread: where only the size of a plan is wanted, and for
+/// small trees on a CPU, whose kernels are done when the call that launches them returns.
 struct OnHost {
   template <class Kernel>
   void each(const char*, std::int64_t count, const Kernel& kernel) const {

@@ -332,8 +332,7 @@ class DevicePlan {
         gathered_(plan.gathered),
         wide_(plan.wide_tiles),
         narrow_(plan.narrow_tiles),
-        wide_begin_(plan.wide_begin),
-        narrow_begin_(plan.narrow_begin),
+        worker_(plan.worker),
         merge_begin_(plan.merge_begin),
         entries_(plan.merge_entries),
         row_visible_(tree.row_visible),
@@ -352,8 +351,7 @@ class DevicePlan {
              gathered_.data(),
              wide_.data(),
              narrow_.data(),
-             wide_begin_.data(),
-             narrow_begin_.data(),
+             worker_.data(),
              queue_next_.data(),
              merge_begin_.data(),
              entries_.data(),
@@ -370,7 +368,8 @@ class DevicePlan {
   DeviceArray<detail::FusedSegment> segments_;
   DeviceArray<detail::GatheredToken> gathered_;
   DeviceArray<detail::FusedTile> wide_, narrow_;
-  DeviceArray<std::int32_t> wide_begin_, narrow_begin_, merge_begin_;
+  DeviceArray<detail::FusedWorker> worker_;
+  DeviceArray<std::int32_t> merge_begin_;
   DeviceArray<detail::MergeEntry> entries_;
   DeviceArray<std::int32_t> row_visible_, row_index_, block_table_;
   DeviceArray<std::uint32_t> queue_next_;

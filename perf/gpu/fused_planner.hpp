@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "espalier/detail/fused_plan.hpp"
@@ -41,7 +42,8 @@ struct FusedPlan {
   std::vector<detail::FusedSegment> segments;
   std::vector<detail::GatheredToken> gathered;
   std::vector<detail::FusedTile> wide_tiles, narrow_tiles;
-  std::vector<std::int32_t> wide_begin, narrow_begin, merge_begin;
+  std::vector<detail::FusedWorker> worker;
+  std::vector<std::int32_t> merge_begin;
   std::vector<detail::MergeEntry> merge_entries;
   std::int32_t partials = 0;
   int wide_workers = 0;
@@ -413,13 +415,14 @@ class FusedPlanner {
   // ------------------------------------------------------------------------------------------------------ tiles
 
   void emit_wide() {
-    plan_.wide_begin.assign(1, 0);
+    plan_.worker.assign(at(config_.workers), {});
     for (int w = 0; w < config_.workers; ++w) {
+      plan_.worker[at(w)].wide_begin = static_cast<int>(plan_.wide_tiles.size());
       if (!wide_.empty() && w / gang_ < balance_.wide_workers / gang_) {
         for (const Piece& piece : balance_.wide[at(w / gang_)])
           emit_wide_tile(wide_[at(piece.stream)], piece, w % gang_);
       }
-      plan_.wide_begin.push_back(static_cast<int>(plan_.wide_tiles.size()));
+      plan_.worker[at(w)].wide_end = static_cast<int>(plan_.wide_tiles.size());
     }
   }
 
@@ -446,8 +449,13 @@ class FusedPlanner {
 
   void emit_narrow() {
     std::vector<Piece> queue;
-    const auto longer = [](const Piece& a, const Piece& b) { return a.end - a.begin > b.end - b.begin; };
-    plan_.narrow_begin.assign(1, 0);
+    // Equal lengths: the KV heads of the same tokens together, since they lie side by side in memory.
+    const auto longer = [&](const Piece& a, const Piece& b) {
+      const auto key = [&](const Piece& p) {
+        return std::tuple(p.begin - p.end, p.stream / config_.kv_heads, p.begin, p.stream);
+      };
+      return key(a) < key(b);
+    };
     for (int w = 0; w < config_.workers; ++w) {
       std::vector<Piece> cut;
       if (!narrow_.empty()) {
@@ -475,8 +483,9 @@ class FusedPlanner {
           }
         }
       }
+      plan_.worker[at(w)].narrow_begin = static_cast<int>(plan_.narrow_tiles.size());
       for (const Piece& p : cut) emit_narrow_tile(p);
-      plan_.narrow_begin.push_back(static_cast<int>(plan_.narrow_tiles.size()));
+      plan_.worker[at(w)].narrow_end = static_cast<int>(plan_.narrow_tiles.size());
     }
     std::stable_sort(queue.begin(), queue.end(), longer);
     plan_.header.queue_begin = static_cast<int>(plan_.narrow_tiles.size());

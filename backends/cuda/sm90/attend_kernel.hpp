@@ -19,52 +19,62 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
 
   const int thread = threadIdx.x, worker = blockIdx.x, couple = thread / kWaveLanes % kNarrowWarps;
   const detail::FusedPlanView& plan = arguments.plan;
+  // Nothing up to wait_for_predecessor() reads what a preceding launch writes: it overlaps that launch's end.
+  const int4 span = __ldg(reinterpret_cast<const int4*>(plan.worker + worker));
+  const int wide_tiles = span.y - span.x;
+  const detail::FusedTile* wide_list = plan.wide_tiles + span.x;
   if (thread < kNarrowWarps) narrow_stages[thread].init();
+  if (thread == kWaveLanes) wide_barriers.init();
   if (thread == 2 * kWaveLanes) {  // in shared memory, since feeders are short of registers
-    const int begin = __ldg(plan.narrow_begin + worker), own = __ldg(plan.narrow_begin + worker + 1) - begin;
     const int4 header = __ldg(reinterpret_cast<const int4*>(plan.header));
+    const int own = span.w - span.z;
     narrow_taken = 0;
-    list = {plan.narrow_tiles + begin, own, own + header.z - header.y, plan.narrow_tiles + header.y, &narrow_taken};
-  }
-  if (thread == kWaveLanes) {
-    wide_barriers.init();
+    list = {plan.narrow_tiles + span.z, own, own + header.z - header.y, plan.narrow_tiles + header.y, &narrow_taken};
   }
   fence_barrier_init();
 
-  // Nothing up to wait_for_predecessor() reads what a preceding launch writes: it overlaps that launch's end.
-  const int wide_begin = __ldg(plan.wide_begin + worker), wide_tiles = __ldg(plan.wide_begin + worker + 1) - wide_begin;
-  const detail::FusedTile* wide_list = plan.wide_tiles + wide_begin;
   const WideMemory<HeadDim> wide_memory{shared_address(memory), &wide_barriers};
   NarrowStages<HeadDim>& stages = narrow_stages[couple];
   const std::uint32_t ring = shared_address(memory) + couple * C::kRingBytes;
   const std::uint32_t q = shared_address(memory) + C::kMainBytes + couple * C::kNarrowQBytes;
   __syncthreads();
 
+  // Wide consumers need most registers, narrow feeders more than wide ones: the two halves of the block trade them.
   if (thread < kThreads / 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kFeederRegisters));
-    if (wide_tiles > 0 && couple < 4) {
-      WideFeeder<HeadDim> feeder(arguments, wide_memory, couple);
-      if (feeder.has_work()) feeder.prepare(wide_list);
-      wait_for_predecessor();
-      let_successor_start();
-      if (feeder.has_work()) feeder.run(wide_list, 0, wide_tiles);
+    if (wide_tiles > 0) {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kWideFeederRegisters));
+      if (couple < 4) {
+        WideFeeder<HeadDim> feeder(arguments, wide_memory, couple);
+        if (feeder.has_work()) feeder.prepare(wide_list);
+        wait_for_predecessor();
+        let_successor_start();
+        if (feeder.has_work()) feeder.run(wide_list, 0, wide_tiles);
+      }
+      named_sync<kThreads>(kBlock);
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kNarrowFeederRegisters));
+    } else {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kNarrowFeederRegisters));
     }
     NarrowFeeder<T, HeadDim> feeder(arguments, list, ring, q, stages);
     feeder.prepare();
     wait_for_predecessor();
     let_successor_start();
-    if (wide_tiles > 0) named_sync<kThreads>(kBlock);
     feeder.run();
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
-    wait_for_predecessor();
-    let_successor_start();
     if (wide_tiles > 0) {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWideConsumerRegisters));
+      wait_for_predecessor();
+      let_successor_start();
       const int consumer = couple / 4;
       if (consumer == 1) named_arrive<256>(kTurn);
       WideConsumer<T, HeadDim>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
       if (consumer == 0) named_sync<256>(kTurn);
       named_sync<kThreads>(kBlock);
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kNarrowConsumerRegisters));
+    } else {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kNarrowConsumerRegisters));
+      wait_for_predecessor();
+      let_successor_start();
     }
     NarrowWorker<T, HeadDim>(arguments, ring, q, stages).run();
   }

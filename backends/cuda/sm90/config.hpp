@@ -11,8 +11,11 @@ namespace espalier::gpu::sm90 {
 
 inline constexpr int kThreads = 512;    ///< warpgroups 0 and 1 feed, 2 and 3 compute
 inline constexpr int kNarrowWarps = 8;  ///< that compute, and as many that feed them
-inline constexpr int kFeederRegisters = 48;
-inline constexpr int kConsumerRegisters = 208;  ///< 256 * (48 + 208) = 64 K, the whole file
+// Registers of a thread; 256 * (feeder + consumer) is the whole file in both phases.
+inline constexpr int kWideFeederRegisters = 48;
+inline constexpr int kWideConsumerRegisters = 208;
+inline constexpr int kNarrowFeederRegisters = 72;
+inline constexpr int kNarrowConsumerRegisters = 184;
 inline constexpr int kChunk = 64;               ///< elements of one 128-byte swizzled row
 
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.

@@ -55,12 +55,17 @@ cudaError_t launch_merge(const Arguments& arguments, cudaStream_t stream, bool o
     const int parts = detail::kMergePairs / (passes * MergeShape<HeadDim>::kRowsTogether);
     const std::int64_t warps = lists * parts;
     constexpr int kWarps = kMergeThreads / kWaveLanes;
+    // The main launch needs all shared memory: a merge that left some of it to the cache would make every
+    // multiprocessor drain and change its partition twice a layer.
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                                   cudaSharedmemCarveoutMaxShared);
+    if (error != cudaSuccess) return error;
     return launch(kernel, static_cast<int>((warps + kWarps - 1) / kWarps), kMergeThreads, 0, arguments, stream,
                   overlap_predecessor);
   };
-  if (results < 6000) return run(merge_kernel<T, HeadDim, 1>, 1);
-  if (results < 12000) return run(merge_kernel<T, HeadDim, 2>, 2);
-  return run(merge_kernel<T, HeadDim, 4>, 4);
+  if (results < 6000) return run(merge_kernel<T, HeadDim, 16, 1>, 1);
+  if (results < 12000) return run(merge_kernel<T, HeadDim, 8, 1>, 1);
+  return run(merge_kernel<T, HeadDim, 4, 2>, 2);
 }
 
 }  // namespace instance_detail

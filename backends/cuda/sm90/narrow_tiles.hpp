@@ -6,8 +6,8 @@
 //   output^T (head_dim x pairs) += V^T P^T   cost half
 //
 // A stage holds K or V of kSteps steps of 16 tokens; K and V of the same tokens take turns. Every instruction of the
-// computing warp is on the critical path of its ring, so all addressing is the feeder's: it fetches the ticket two
-// tiles ahead, the tile one tile ahead, a segment one segment ahead, and Q of the next tile while this one is computed.
+// computing warp is on the critical path of its ring, so all addressing is the feeder's. It fetches the next tile, all of
+// its segments at once and its rows' numbers while this tile's tokens arrive.
 
 #include "backends/cuda/sm90/common.hpp"
 
@@ -79,7 +79,7 @@ class NarrowFeeder {
     if (lane_ == 0) number = atomicAdd(list_.taken, 1);
     next_number_ = __shfl_sync(kAllLanes, number, 0);
     if (next_number_ < list_.own_tiles) {
-      fetch_tile();
+      next_words_ = fetch_tile(next_number_);
       follow_tile();
     }
   }
@@ -90,18 +90,15 @@ class NarrowFeeder {
       if (lane_ == 0 && list_.total > list_.own_tiles) number = take_queued();
       next_number_ = __shfl_sync(kAllLanes, number, 0);
       if (next_number_ < list_.total) {
-        fetch_tile();
+        next_words_ = fetch_tile(next_number_);
         follow_tile();
       }
     }
-    if (next_number_ < list_.total && lane_ == 0) ticket_ = take();
+    if (next_number_ < list_.total) take_later();
     while (next_number_ < list_.total) {
       begin_tile();
       do {
-        if (gathered_)
-          gather_stage();
-        else
-          find_stage();
+        copy_stages();
       } while (left_ > 0);
     }
     await_empty();
@@ -123,32 +120,41 @@ class NarrowFeeder {
     return number >= list_.own_tiles && list_.total > list_.own_tiles ? take_queued() : number;
   }
 
-  /// Starts to load the words of the next tile, one a lane.
-  __device__ __forceinline__ void fetch_tile() {
-    next_words_ = __ldg(reinterpret_cast<const int*>(list_.at(next_number_)) + lane_ % 8);
-    next_pending_ = true;
+  /// The words of a tile, one a lane.
+  [[nodiscard]] __device__ __forceinline__ int fetch_tile(int number) const {
+    return __ldg(reinterpret_cast<const int*>(list_.at(number)) + lane_ % 8);
   }
 
   [[nodiscard]] __device__ __forceinline__ int word(int words, int i) const { return __shfl_sync(kAllLanes, words, i); }
 
-  /// Uses the words of the next tile: lanes 0 .. 15 find where Q of one pair each lies, and the first segment is fetched.
+  /// Fetches what the words of the next tile point to: its segments, one a lane, and the row of one pair in each of the
+  /// lanes 0 .. 15.
   __device__ __forceinline__ void follow_tile() {
-    if (!next_pending_) return;
-    next_pending_ = false;
     const int sizes = word(next_words_, 6);
     next_place_ = locate_pair(arguments_, word(next_words_, 4) + min(lane_ % 16, (sizes & 0xffff) - 1),
                               static_cast<unsigned>(sizes) >> 16);
-    if (!(word(next_words_, 7) & detail::kTileGathered)) fetch_segment(word(next_words_, 0));
+    const int begin = word(next_words_, 0), end = word(next_words_, 1);
+    if (!(word(next_words_, 7) & detail::kTileGathered)) next_segments_ = fetch_segments(begin, end);
   }
 
-  __device__ __forceinline__ void fetch_segment(int segment) {
-    ahead_words_ = __ldg(reinterpret_cast<const int*>(arguments_.plan.segments + segment) + lane_ % 8);
+  struct Segments {  ///< one a lane
+    int table_begin, first_block;
+    int size;  ///< tokens | block_offset << 23
+    int rows_begin, rows_end;
+  };
+
+  [[nodiscard]] __device__ __forceinline__ Segments fetch_segments(int begin, int end) const {
+    const int4* source = reinterpret_cast<const int4*>(arguments_.plan.segments + min(begin + lane_, end - 1));
+    const int4 place = __ldg(source);
+    const int2 rows = __ldg(reinterpret_cast<const int2*>(source + 1));
+    return {place.x, place.y, place.w | (place.z << 23), rows.x, rows.y};
   }
 
-  /// Makes the fetched tile the current one, fetches the one after it, and starts the copy of Q.
+  /// Makes the fetched tile the current one. Q and the fetches for later tiles wait until its first copies are on
+  /// their way.
   __device__ __forceinline__ void begin_tile() {
     segment_ = word(next_words_, 0);
-    segments_left_ = word(next_words_, 1) - segment_;
+    segment_end_ = word(next_words_, 1);
     const int skip = word(next_words_, 2);
     left_ = word(next_words_, 3);
     pair_begin_ = word(next_words_, 4);
@@ -156,19 +162,35 @@ class NarrowFeeder {
     pairs_ = sizes & 0xffff;
     kv_head_ = static_cast<unsigned>(sizes) >> 16;
     gathered_ = word(next_words_, 7) & detail::kTileGathered;
+    begun_ = true;
+    segments_ = next_segments_;
+    segment_lane_ = 0;
+    if (!gathered_) enter_segment(skip);
+  }
+
+  /// After the first copy of K.
+  __device__ __forceinline__ void start_q() {
     barrier_wait(shared_address(&stages_.q_empty), q_parity_ ^ 1);
     q_parity_ ^= 1;
     if (lane_ < 8) reinterpret_cast<int*>(&stages_.tile)[lane_] = next_words_;
     copy_q_rows();
-    next_number_ = __shfl_sync(kAllLanes, ticket_, 0);
-    if (next_number_ < list_.total) {
-      if (lane_ == 0) ticket_ = take();
-      fetch_tile();
-    }
-    if (!gathered_)
-      enter_segment(skip);
-    else
-      follow_tile();
+  }
+
+  /// After the first copy of V: the next tile's descriptors arrive while this one's tokens do.
+  __device__ __forceinline__ void fetch_ahead() {
+    begun_ = false;
+    next_number_ = later_number_;
+    if (next_number_ >= list_.total) return;
+    next_words_ = later_words_;
+    follow_tile();
+    take_later();
+  }
+
+  __device__ __forceinline__ void take_later() {
+    int number = 0;
+    if (lane_ == 0) number = take();
+    later_number_ = __shfl_sync(kAllLanes, number, 0);
+    if (later_number_ < list_.total) later_words_ = fetch_tile(later_number_);
   }
 
   __device__ __forceinline__ void copy_q_rows() {
@@ -192,12 +214,18 @@ class NarrowFeeder {
   // ---------------------------------------------------------------------------------------------------- segments
 
   __device__ __forceinline__ void enter_segment(int skip) {
-    table_begin_ = word(ahead_words_, 0);
-    block_ = word(ahead_words_, 1);
-    const int first = word(ahead_words_, 2) + skip;
-    segment_left_ = word(ahead_words_, 3) - skip;
-    pair_lo_ = max(word(ahead_words_, 4) * arguments_.group - pair_begin_, 0);
-    pair_hi_ = min(word(ahead_words_, 5) * arguments_.group - pair_begin_, pairs_);
+    table_begin_ = word(segments_.table_begin, segment_lane_);
+    block_ = word(segments_.first_block, segment_lane_);
+    const int size = word(segments_.size, segment_lane_);
+    const int first = static_cast<int>(static_cast<unsigned>(size) >> 23) + skip;
+    segment_left_ = (size & 0x7fffff) - skip;
+    pair_lo_ = max(word(segments_.rows_begin, segment_lane_) * arguments_.group - pair_begin_, 0);
+    pair_hi_ = min(word(segments_.rows_end, segment_lane_) * arguments_.group - pair_begin_, pairs_);
+    ++segment_;
+    if (++segment_lane_ == kWaveLanes && segment_ < segment_end_) {
+      segments_ = fetch_segments(segment_, segment_end_);
+      segment_lane_ = 0;
+    }
     entry_ = 0;
     offset_ = first;
     if (first >= arguments_.block_tokens) {
@@ -206,8 +234,6 @@ class NarrowFeeder {
     }
     if (offset_ + segment_left_ > arguments_.block_tokens || entry_ > 0) load_window();
     if (entry_ > 0) block_ = __shfl_sync(kAllLanes, window_, 0);
-    if (--segments_left_ > 0)
-      fetch_segment(++segment_);
     else
       follow_tile();
   }
@@ -251,113 +277,96 @@ class NarrowFeeder {
            (lo > 0 || hi < pairs_ ? kStageMasked : 0);
   }
 
-  /// K and V of the next tokens of the current segments.
-  __device__ __forceinline__ void find_stage() {
+  /// What this lane copies to the next stages of K and V.
+  struct Copy {
+    int lanes = 0;  ///< tokens it brings: kStageTokens, 16 or 1; 0: none
+    int block = 0;
+    int offset = 0;
+  };
+
+  /// The next tokens of the current segments. Lanes 16 s .. 16 s + 15 find the tokens of step s.
+  __device__ __forceinline__ Copy find_stage(StageInfo& info, int& bytes) {
+    Copy copy;
     if (arguments_.stage_copies && segment_left_ >= C::kStageTokens && left_ >= C::kStageTokens &&
-        offset_ % C::kStageTokens == 0) {
-      // One copy each: the common case.
-      const int block = block_, offset = offset_, head = kv_head_, see = pair_lo_ | (pair_hi_ << 8);
-      int flags = flags_of(pair_lo_, pair_hi_);
+        offset_ % C::kStageTokens == 0) {  // one copy each: the common case
+      info.flags = flags_of(pair_lo_, pair_hi_);
+      info.tokens = C::kSteps == 2 ? 16 | 16 << 8 : 16;
+      info.pairs_see[0] = info.pairs_see[1] = pair_lo_ | (pair_hi_ << 8);
+      bytes = C::kStageBytes;
+      if (lane_ == 0) copy.lanes = C::kStageTokens;
+      copy.block = block_;
+      copy.offset = offset_;
       advance(C::kStageTokens);
-      if (left_ == 0) flags |= kStageLast;
-      await_empty();
-      if (lane_ == 0) {
-        const std::uint32_t full = shared_address(&stages_.full[stage_]);
-        StageInfo& info = stages_.info[stage_];
-        info.flags = flags;
-        info.tokens = C::kSteps == 2 ? 16 | 16 << 8 : 16;
-        info.pairs_see[0] = info.pairs_see[1] = see;
-        barrier_expect(full, C::kStageBytes);
-        copy_kv(ring_ + stage_ * C::kStageBytes, &arguments_.k_stage, full, 0, offset, 0, head, block, kEvictFirst);
-      }
-      next_stage();
-      await_empty();
-      if (lane_ == 0) {
-        const std::uint32_t full = shared_address(&stages_.full[stage_]);
-        barrier_expect(full, C::kStageBytes);
-        copy_kv(ring_ + stage_ * C::kStageBytes, &arguments_.v_stage, full, 0, offset, 0, head, block, kEvictFirst);
-      }
-      next_stage();
-      return;
+      return copy;
     }
-    // Step by step; lanes 16 s .. 16 s + 15 find the tokens of step s.
-    StageInfo info = {0, 0, {0, 0}};
-    int block = 0, offset = 0;
-    bool run = false, valid = false;
-    int bytes = 0;
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < C::kSteps; ++s) {
-      if (s > 0 && left_ == 0) {
+      if (left_ == 0) {
         info.flags |= kStageMasked;
         break;
       }
       const bool whole = arguments_.page_tokens > 0 && offset_ % 16 == 0;
       const int tokens = min(min(left_, segment_left_), detail::kNarrowTokens);
       info.tokens |= tokens << (8 * s);
-      info.pairs_see[s] = pair_lo_ | (pair_hi_ << 8);
+      if (s == 0) info.pairs_see[0] = pair_lo_ | (pair_hi_ << 8);
+      else info.pairs_see[1] = pair_lo_ | (pair_hi_ << 8);
       info.flags |= flags_of(pair_lo_, pair_hi_) | (tokens < detail::kNarrowTokens ? kStageMasked : 0);
       bytes += (whole ? detail::kNarrowTokens : tokens) * C::kRowBytes;
-      if (lane_ / 16 == s) {
-        run = whole;
-        valid = whole ? lane_ % 16 == 0 : lane_ % 16 < tokens;
-        offset = offset_;
-        block = block_;
-      }
+      const int i = lane_ - 16 * s;
       if (whole) {
-        advance(tokens);
-      } else {
-        if (lane_ / 16 == s && valid) {
-          const int place = offset_ + lane_ % 16, own = divide(place, arguments_.by_block_tokens);
-          offset = place - own * arguments_.block_tokens;
-          block = __ldg(arguments_.plan.block_table + table_begin_ + entry_ + own);
-        }
-        advance_anywhere(tokens);
+        if (i == 0) copy = {16, block_, offset_};
+      } else if (i >= 0 && i < tokens) {
+        const int own = divide(offset_ + i, arguments_.by_block_tokens);
+        copy = {1, __ldg(arguments_.plan.block_table + table_begin_ + entry_ + own),
+                offset_ + i - own * arguments_.block_tokens};
       }
+      int rest = tokens;  // over any number of blocks
+      do {
+        const int now = min(rest, arguments_.block_tokens - offset_);
+        advance(now);
+        rest -= now;
+      } while (rest > 0);
     }
-    if (left_ == 0) info.flags |= kStageLast;
-    copy_pieces(info, block, offset, valid, run, bytes);
+    return copy;
   }
 
-  /// Like advance(), over any number of blocks.
-  __device__ __forceinline__ void advance_anywhere(int tokens) {
-    while (tokens > 0) {
-      const int now = min(tokens, arguments_.block_tokens - offset_);
-      advance(now);
-      tokens -= now;
-    }
-  }
-
-  __device__ __forceinline__ void gather_stage() {
-    StageInfo info = {kStageByToken | kStageMasked, 0, {0, 0}};
+  /// The next tokens of a gathered tile.
+  __device__ __forceinline__ Copy gather_stage(StageInfo& info, int& bytes) {
+    Copy copy;
     const int tokens = min(left_, C::kStageTokens);
-    int block = 0, offset = 0, lo = 0, hi = 0;
-    const bool valid = lane_ < tokens;
-    if (valid) {
+    int lo = 0, hi = 0;
+    if (lane_ < tokens) {
       const int2 token = __ldg(reinterpret_cast<const int2*>(arguments_.plan.gathered + segment_ + lane_));
-      block = divide(token.x, arguments_.by_block_tokens);
-      offset = token.x - block * arguments_.block_tokens;
+      const int block = divide(token.x, arguments_.by_block_tokens);
+      copy = {1, block, token.x - block * arguments_.block_tokens};
       lo = token.y & 0xffff;
       hi = min(token.y >> 16, pairs_);
     }
     segment_ += tokens;
     left_ -= tokens;
-    if (__any_sync(kAllLanes, lo < min(hi, 8))) info.flags |= kStageLowPairs;
+    info.flags = kStageByToken | kStageMasked;
     if (__any_sync(kAllLanes, hi > max(lo, 8))) info.flags |= kStageHighPairs;
-    if (!(info.flags & (kStageLowPairs | kStageHighPairs))) info.flags |= kStageLowPairs;
-    if (left_ == 0) info.flags |= kStageLast;
+    if (__any_sync(kAllLanes, lo < min(hi, 8)) || !(info.flags & kStageHighPairs)) info.flags |= kStageLowPairs;
     info.tokens = min(tokens, 16) | (tokens > 16 ? tokens - 16 : 0) << 8;
+    bytes = tokens * C::kRowBytes;
     await_empty();
     if (lane_ < C::kStageTokens) {
       stages_.token_pairs[stage_][lane_] = static_cast<std::uint16_t>(lo | (hi << 8));
     }
-    __syncwarp();
-    copy_pieces(info, block, offset, valid, false, tokens * C::kRowBytes);
+    return copy;
   }
 
-  /// Every valid lane copies 16 tokens (run) or one to its place in the stage of K, then in that of V.
-  __device__ __forceinline__ void copy_pieces(const StageInfo& info, int block, int offset, bool valid, bool run,
-                                              int bytes) {
+  /// A stage of K, then one of V.
+  __device__ __forceinline__ void copy_stages() {
+    StageInfo info = {0, 0, {0, 0}};
+    int bytes = 0;
     const int head = kv_head_;
+    const Copy copy = gathered_ ? gather_stage(info, bytes) : find_stage(info, bytes);
+    if (left_ == 0) info.flags |= kStageLast;
+    const CUtensorMap* map = copy.lanes == C::kStageTokens ? &arguments_.k_stage
+                             : copy.lanes == 16            ? &arguments_.k_run
+                                                           : &arguments_.k_token;
+    const int chunks = copy.lanes == 0 ? 0 : map == &arguments_.k_stage ? 1 : C::kChunks;
 #pragma unroll 1
     for (int values = 0; values < 2; ++values) {
       await_empty();
@@ -367,17 +376,18 @@ class NarrowFeeder {
         barrier_expect(full, bytes);
       }
       __syncwarp();
-      if (valid) {
-        const CUtensorMap* map = run ? (values ? &arguments_.v_run : &arguments_.k_run)
-                                     : (values ? &arguments_.v_token : &arguments_.k_token);
 #pragma unroll 1
-        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-          copy_kv(ring_ + stage_ * C::kStageBytes + (chunk * C::kStageTokens + lane_) * 128, map, full, chunk * kChunk,
-                  offset, 0, head, block, kEvictFirst);
-        }
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        // The map of V follows that of K.
+        copy_kv(ring_ + stage_ * C::kStageBytes + (chunk * C::kStageTokens + lane_) * 128, map + values, full,
+                chunk * kChunk, copy.offset, 0, head, copy.block, kEvictFirst);
       }
       __syncwarp();
       next_stage();
+      if (begun_) {
+        if (values) fetch_ahead();
+        else start_q();
+      }
     }
   }
 
@@ -389,14 +399,13 @@ class NarrowFeeder {
 
   int stage_ = 0;
   std::uint32_t parity_ = 0, q_parity_ = 0;
-  int ticket_ = 0;  ///< in lane 0
-  int next_number_ = 0;
-  bool next_pending_ = false;  ///< its words are loaded, but nothing yet that they point to
-  int next_words_ = 0;         ///< of the FusedTile, one a lane
-  PairPlace next_place_;
-  int segment_ = 0, segments_left_ = 0, left_ = 0, kv_head_ = 0, pair_begin_ = 0, pairs_ = 0;
+  int next_number_ = 0, later_number_ = 0;
+  int next_words_ = 0, later_words_ = 0;  ///< of the FusedTile, one a lane
+  PairPlace next_place_;  ///< of one pair of the next tile
+  Segments next_segments_, segments_;
+  bool begun_ = false;  ///< the current tile's Q is still to be copied, or the next tile to be fetched
+  int segment_ = 0, segment_end_ = 0, segment_lane_ = 0, left_ = 0, kv_head_ = 0, pair_begin_ = 0, pairs_ = 0;
   bool gathered_ = false;
-  int ahead_words_ = 0;  ///< of the FusedSegment, one a lane
   int table_begin_ = 0, block_ = 0, entry_ = 0, offset_ = 0, segment_left_ = 0, pair_lo_ = 0, pair_hi_ = 0;
   int window_ = 0, window_begin_ = 0;  ///< entries of the block table, one a lane
 };

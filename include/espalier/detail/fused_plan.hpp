@@ -23,7 +23,7 @@ struct FusedSegment {
   std::int32_t table_begin;   ///< entry of the block table that holds the segment's first token
   std::int32_t first_block;   ///< block_table[table_begin]: spares short segments a dependent load
   std::int32_t block_offset;  ///< place of the first token inside that block, 0 .. block_tokens - 1
-  std::int32_t tokens;        ///< at least 1
+  std::int32_t tokens;        ///< 1 .. 2^23 - 1
   std::int32_t row_begin;     ///< rows in line order
   std::int32_t row_end;
   std::int32_t own_row_end;  ///< row_begin where every row of the interval sees the whole segment
@@ -76,6 +76,15 @@ struct MergeEntry {
 static_assert(sizeof(MergeEntry) == 8);
 inline constexpr std::int32_t kNoPartial = INT32_MIN;
 
+/// What one thread block does: its wide tiles one after another, then its narrow ones, the longest first.
+struct FusedWorker {
+  std::int32_t wide_begin;
+  std::int32_t wide_end;
+  std::int32_t narrow_begin;
+  std::int32_t narrow_end;
+};
+static_assert(sizeof(FusedWorker) == 16);
+
 /// The numbers of a plan that change while a captured graph that uses it stays valid.
 struct FusedPlanHeader {
   std::int32_t rows;
@@ -94,8 +103,7 @@ struct FusedPlanView {
   const GatheredToken* gathered;
   const FusedTile* wide_tiles;
   const FusedTile* narrow_tiles;
-  const std::int32_t* wide_begin;    ///< [workers + 1]  wide tiles of each worker, done first
-  const std::int32_t* narrow_begin;  ///< [workers + 1]  narrow tiles of each worker, each worker's longest first
+  const FusedWorker* worker;  ///< [workers]
   std::uint32_t* queue_next;         ///< [1]  zero between launches
   const std::int32_t* merge_begin;  ///< [ceil(rows * group / 16) * kv_heads + 1]  entries of each (pair block, KV head)
   const MergeEntry* merge_entries;

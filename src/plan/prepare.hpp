@@ -37,6 +37,10 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
+/// CUDA takes larger ones through constant memory, and waits for it: a graph could not be captured.
+template <class Kernel>
+inline constexpr bool kIsSmallKernel = sizeof(Kernel) <= 512;
+
 /// Runs kernels on an instance.
 template <class Exec>
 class OnInstance {
@@ -46,18 +50,21 @@ class OnInstance {
   /// kernel(i) for i in [0, count).
   template <class Kernel>
   void each(const char* label, std::int64_t count, const Kernel& kernel) const {
+    static_assert(kIsSmallKernel<Kernel>);
     Kokkos::parallel_for(label, Kokkos::RangePolicy<Exec>(exec_, 0, count), kernel);
   }
 
   /// kernel(i, sum, final) for i in [0, count).
   template <class Kernel>
   void scan(const char* label, std::int64_t count, const Kernel& kernel) const {
+    static_assert(kIsSmallKernel<Kernel>);
     Kokkos::parallel_scan(label, Kokkos::RangePolicy<Exec>(exec_, 0, count), kernel);
   }
 
   /// kernel(team) on one team.
   template <class Kernel>
   void team(const char* label, const Kernel& kernel) const {
+    static_assert(kIsSmallKernel<Kernel>);
     constexpr bool kOnHost =
         bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
     Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec>(exec_, 1, kOnHost ? 1 : 256), kernel);

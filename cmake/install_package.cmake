@@ -12,7 +12,7 @@ install(
   NAMESPACE espalier::
   DESTINATION ${package_dir}
 )
-if(ESPALIER_BUILD_CLI AND EXISTS ${PROJECT_SOURCE_DIR}/src/cli/replay.cpp AND EXISTS ${PROJECT_SOURCE_DIR}/src/cli/demo.cpp)
+if(ESPALIER_BUILD_CLI)
   install(TARGETS espalier_cli)
 endif()
 

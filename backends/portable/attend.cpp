@@ -24,6 +24,12 @@ template <class Exec>
 constexpr int kDimensionLanes =
     bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible) ? 1 : 32;
 
+/// A kernel whose launch alone matters.
+template <class Member>
+struct NoWork {
+  KOKKOS_FUNCTION void operator()(const Member&) const {}
+};
+
 }  // namespace
 
 template <ExecutionSpace Exec>
@@ -45,7 +51,7 @@ void reserve_scratch(const Exec& exec, detail::ScalarType scalar, int head_dim) 
   with_element(scalar, [&](auto element) {
     using Tiles = AttendTiles<Exec, decltype(element)>;
     Kokkos::parallel_for("espalier::attend::reserve_scratch", Tiles::policy(exec, 1, head_dim),
-                         KOKKOS_LAMBDA(const typename Tiles::Member&){});
+                         NoWork<typename Tiles::Member>{});
   });
 }
 

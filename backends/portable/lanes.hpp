@@ -23,7 +23,7 @@ inline constexpr int kVectorFloats = 4;
 template <int kWidth>
 struct VectorOf {
   typedef float Float __attribute__((vector_size(kWidth * 4)));
-  typedef std::int32_t Int __attribute__((vector_size(kWidth * 4)));
+  typedef std::uint32_t Bits __attribute__((vector_size(kWidth * 4)));
   typedef std::uint16_t Short __attribute__((vector_size(kWidth * 2)));
 };
 
@@ -31,7 +31,7 @@ struct VectorOf {
 template <int kWidth>
 struct Lanes {
   using Float = typename VectorOf<kWidth>::Float;
-  using Int = typename VectorOf<kWidth>::Int;
+  using Bits = typename VectorOf<kWidth>::Bits;
   static constexpr int width = kWidth;
   Float value;
 
@@ -43,11 +43,11 @@ struct Lanes {
   static Lanes load(const bfloat16* p) { return {std::bit_cast<Float>(load_bits(p) << 16)}; }
   /// As to_float(float16).
   static Lanes load(const float16* p) {
-    const Int bits = load_bits(p);
-    const Int magnitude = (bits & 0x7fff) << 13;
+    const Bits bits = load_bits(p);
+    const Bits magnitude = (bits & 0x7fff) << 13;
     const Float scaled = std::bit_cast<Float>(magnitude) * 0x1p112f;
-    const Int special = magnitude >= 0x0f800000 ? Int{} + 0x7f800000 : Int{};
-    return {std::bit_cast<Float>(std::bit_cast<Int>(scaled) | special | ((bits & 0x8000) << 16))};
+    const Bits special = magnitude >= 0x0f800000 ? Bits{} + 0x7f800000 : Bits{};
+    return {std::bit_cast<Float>(std::bit_cast<Bits>(scaled) | special | ((bits & 0x8000) << 16))};
   }
   void store(float* p) const { std::memcpy(p, &value, sizeof value); }
   static Lanes broadcast(float x) { return {x - Float{}}; }
@@ -83,16 +83,16 @@ struct Lanes {
     power = power * rest + 6.931471824645996e-1f;
     power = power * rest + 1.0f;
     // A product keeps a NaN, which arithmetic on the bits of `power` would not.
-    const Float scale = std::bit_cast<Float>((std::bit_cast<Int>(shifted) << 23) + 0x3f800000);
+    const Float scale = std::bit_cast<Float>((std::bit_cast<Bits>(shifted) << 23) + 0x3f800000);
     return {a.value < -126.0f ? Float{} : power * scale};
   }
 
  private:
   template <class Half>
-  static Int load_bits(const Half* p) {
+  static Bits load_bits(const Half* p) {
     typename VectorOf<kWidth>::Short bits;
     std::memcpy(&bits, p, sizeof bits);
-    return __builtin_convertvector(bits, Int);
+    return __builtin_convertvector(bits, Bits);
   }
 };
 

@@ -133,8 +133,9 @@ struct AttendTiles {
       // A hidden token has weight 0, but 0 times an infinity or a NaN is a NaN. What a row does not see (another branch,
       // perhaps another user's) must not reach it: then each lane adds up only what it sees.
       if (tile.masked && !all_finite(team, count, scratch)) attend_lanes(team, tile, first, count, scratch, true);
-      for_panels(team, count,
-                 [&](auto width, int lane) { store_results<width()>(team, tile, first, lane, count, scratch); });
+      for_panels(team, count, [&](auto width, int lane) {
+        store_results<decltype(width)::value>(team, tile, first, lane, count, scratch);
+      });
       team.team_barrier();
     }
   }
@@ -142,8 +143,9 @@ struct AttendTiles {
   /// @param only_seen  each lane adds up only the tokens that it sees, one by one; for masked tiles
   KOKKOS_FUNCTION void attend_lanes(const Member& team, const detail::Tile& tile, int first_lane, int lanes,
                                     const Scratch& scratch, bool only_seen) const {
-    for_panels(team, lanes,
-               [&](auto width, int lane) { load_queries<width()>(team, tile, first_lane, lane, lanes, scratch); });
+    for_panels(team, lanes, [&](auto width, int lane) {
+      load_queries<decltype(width)::value>(team, tile, first_lane, lane, lanes, scratch);
+    });
     Cursor cursor{tile.segment_begin, tile.skip, tile.tokens};
     find_tokens(team, tile, cursor, scratch.chunks[0]);
     for (int current = 0; scratch.chunks[current].tokens > 0; current = 1 - current) {
@@ -157,7 +159,7 @@ struct AttendTiles {
       }
       team.team_barrier();
       for_panels(team, lanes, [&](auto width, int lane) {
-        attend_panel<width()>(team, tile, lane, chunk, next, scratch, only_seen);
+        attend_panel<decltype(width)::value>(team, tile, lane, chunk, next, scratch, only_seen);
       });
       team.team_barrier();
     }
@@ -347,7 +349,7 @@ struct AttendTiles {
     } else {
       for_lanes<kWidth>(team, [&](auto vector, auto vectors, int l) {
         using Vector = decltype(vector);
-        constexpr int kVectors = vectors();
+        constexpr int kVectors = decltype(vectors)::value;
         // Whole blocks: scores behind the last token come from stale scratch, and nobody reads them.
         for (int t = 0; t < tokens; t += kBlock) {
           const float* k = scratch.k + t * p.head_dim;
@@ -358,7 +360,7 @@ struct AttendTiles {
         if (only_seen) return add_seen_values<kWidth>(l, kVectors * Vector::width, lane, chunk, scratch, s, rescale, o);
         for_blocks(p.head_dim, [&](auto rows, int first) {
           const float* v = scratch.v + first;
-          block_product<kWidth, rows(), Vector, kVectors>(
+          block_product<kWidth, decltype(rows)::value, Vector, kVectors>(
               tokens, [&](int i, int t) { return v[t * p.head_dim + i]; }, s + l, o + first * kWidth + l, rescale);
         });
       });

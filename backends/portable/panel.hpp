@@ -118,7 +118,7 @@ void weighted_values(int head_dim, int tokens, const Element* const* v, const fl
   constexpr int kLanes = 4;
   const auto run = [&](auto vector, auto vectors, int d) {
     using Vector = decltype(vector);
-    constexpr int kVectors = vectors();
+    constexpr int kVectors = decltype(vectors)::value;
     Vector sum[kLanes][kVectors];
     for (int lane = 0; lane < kLanes; ++lane)
       for (int j = 0; j < kVectors; ++j)

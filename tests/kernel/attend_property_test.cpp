@@ -4,6 +4,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <cstring>
 
+#include "support/instances.hpp"
 #include "support/problem.hpp"
 #include "support/spaces_and_elements.hpp"
 
@@ -51,7 +52,7 @@ void check_same(const Tree& tree, const Inputs& inputs, const Result& expected, 
 /// The same attention over a tree that means the same, by every strategy.
 template <class On>
 void check_same(const SameTree& same, const Inputs& inputs, const Result& expected) {
-  for (const PlanStrategy strategy : all_strategies()) {
+  for (const PlanStrategy strategy : kPlanStrategies) {
     Setup setup;
     setup.strategy = strategy;
     check_same<On>(same.tree, moved(inputs, same.token_from, kHeads), expected, setup);
@@ -82,7 +83,7 @@ TEMPLATE_LIST_TEST_CASE("permuting nodes and siblings changes nothing", "[attend
 TEMPLATE_LIST_TEST_CASE("strategy, block size and number of workers change nothing", "[attend][property]",
                         SpacesAndElements) {
   for_forests<TestType>([](const Tree& tree, const Inputs& inputs, const Result& result) {
-    for (const PlanStrategy strategy : all_strategies())
+    for (const PlanStrategy strategy : kPlanStrategies)
       for (const int block_tokens : {1, 5, 128})
         for (const std::int32_t workers : {1, 3, 64}) {
           Setup setup;
@@ -121,7 +122,7 @@ TEMPLATE_LIST_TEST_CASE("the same plan and inputs give the same bits", "[attend]
   using Exec = typename TestType::Exec;
   using Element = typename TestType::Element;
   const Exec exec;
-  for (const PlanStrategy strategy : all_strategies())
+  for (const PlanStrategy strategy : kPlanStrategies)
     for_forests<TestType>([&](const Tree& tree, const Inputs& inputs, const Result&) {
       Setup setup;
       setup.strategy = strategy;
@@ -141,15 +142,14 @@ TEMPLATE_LIST_TEST_CASE("the same plan and inputs give the same bits", "[attend]
 TEMPLATE_LIST_TEST_CASE("the number of threads does not change the bits", "[attend][property]", SpacesAndElements) {
   using Exec = typename TestType::Exec;
   using Element = typename TestType::Element;
-  for (const PlanStrategy strategy : all_strategies())
+  for (const PlanStrategy strategy : kPlanStrategies)
     for_forests<TestType>([&](const Tree& tree, const Inputs& inputs, const Result&) {
       Setup setup;
       setup.strategy = strategy;
       setup.workers = 13;  // by default they depend on the instance
-      const Exec whole;
-      const Result expected = attend<Element>(whole, tree, kHeads, inputs, setup);
-      for (const Exec& part : Kokkos::Experimental::partition_space(whole, 1, 1)) {
-        const Result result = attend<Element>(part, tree, kHeads, inputs, setup);
+      const Result expected = attend<Element>(Exec(), tree, kHeads, inputs, setup);
+      for (const Exec& exec : instances<Exec>()) {
+        const Result result = attend<Element>(exec, tree, kHeads, inputs, setup);
         CHECK(same_bits(result.out, expected.out));
         CHECK(same_bits(result.lse, expected.lse));
       }
@@ -163,7 +163,7 @@ TEMPLATE_LIST_TEST_CASE("a plan serves several attentions, and follows its tree"
   const Exec exec;
   const Tree large = random_forest(210);
   const Tree small = random_forest(211);
-  for (const PlanStrategy strategy : all_strategies()) {
+  for (const PlanStrategy strategy : kPlanStrategies) {
     Setup setup;
     setup.strategy = strategy;
     const auto make_problem = [&](const Tree& tree) {

@@ -49,7 +49,7 @@ TEMPLATE_LIST_TEST_CASE("attend agrees with the oracle on every tree, head shape
       setup.options.soft_cap = turn % 4 == 2 ? 1.5f : 0.0f;
       const Inputs inputs = random_inputs<typename TestType::Element>(tree, heads, std::uint32_t(turn));
       const oracle::Result expected = oracle_of(tree, heads, inputs, setup.options);
-      for (const PlanStrategy strategy : all_strategies()) {
+      for (const PlanStrategy strategy : kPlanStrategies) {
         setup.strategy = strategy;
         setup.block_tokens = kBlockTokens[turn % kBlockTokens.size()];
         setup.cache_layout = kCacheLayouts[turn / 2 % kCacheLayouts.size()];
@@ -71,7 +71,7 @@ TEMPLATE_LIST_TEST_CASE("attend agrees with the oracle for every block size, lay
   for (const int block_tokens : kBlockTokens)
     for (const CacheLayout cache_layout : kCacheLayouts)
       for (const TreeLayout tree_layout : {TreeLayout::aligned, TreeLayout::contiguous})
-        for (const PlanStrategy strategy : all_strategies())
+        for (const PlanStrategy strategy : kPlanStrategies)
           for (const std::int32_t workers : {0, 1, 5, 1000}) {
             Setup setup;
             setup.block_tokens = block_tokens;
@@ -89,7 +89,7 @@ TEMPLATE_LIST_TEST_CASE("attend agrees with the oracle on random forests", "[att
     const HeadShape heads = kHeadShapes[seed % kHeadShapes.size()];
     const Inputs inputs = random_inputs<typename TestType::Element>(tree, heads, seed);
     const oracle::Result expected = oracle_of(tree, heads, inputs);
-    for (const PlanStrategy strategy : all_strategies()) {
+    for (const PlanStrategy strategy : kPlanStrategies) {
       Setup setup;
       setup.strategy = strategy;
       setup.block_tokens = 1 + int(seed % 23);
@@ -109,7 +109,7 @@ TEMPLATE_LIST_TEST_CASE("large scores do not overflow", "[attend]", SpacesAndEle
   const HeadShape heads{4, 2, 64};
   for (const float magnitude : {1e2f, 1e4f})
     for (const float soft_cap : {0.0f, 30.0f})
-      for (const PlanStrategy strategy : all_strategies()) {
+      for (const PlanStrategy strategy : kPlanStrategies) {
         const Inputs inputs = random_inputs<typename TestType::Element>(tree, heads, 4, magnitude);
         Setup setup;
         setup.strategy = strategy;
@@ -123,7 +123,7 @@ TEMPLATE_LIST_TEST_CASE("scores near the largest float still weigh their tokens"
   const Tree tree{"two nodes", {{-1, 70}, {0, 10}, {0, 3}}, {{1}, {2}, {0, 5}}};
   const HeadShape heads{4, 2, 16};
   for (const float sign : {1.0f, -1.0f})
-    for (const PlanStrategy strategy : all_strategies()) {
+    for (const PlanStrategy strategy : kPlanStrategies) {
       Inputs inputs = random_inputs<typename TestType::Element>(tree, heads, 5);
       for (float& value : inputs.q) value = sign * 32768.0f;
       for (float& value : inputs.k) value = 32768.0f;
@@ -150,7 +150,7 @@ TEMPLATE_LIST_TEST_CASE("a NaN or an infinity reaches the rows that see it, and 
   const auto at = [&](std::int64_t token, int head, int d) {
     return std::size_t((token * heads.kv_heads + head) * heads.head_dim + d);
   };
-  for (const PlanStrategy strategy : all_strategies())
+  for (const PlanStrategy strategy : kPlanStrategies)
     for (const std::int64_t token : {3, 95, 105, 113, 125}) {  // one in each node
       Inputs inputs = random_inputs<typename TestType::Element>(tree, heads, 6);
       const Inputs clean = inputs;
@@ -177,7 +177,7 @@ TEMPLATE_LIST_TEST_CASE("a row with an empty path gets zeros and an lse of -inf"
   const Tree tree{"empty paths beside others", {{-1, 0}, {0, 0}, {-1, 9}}, {{1}, {2, 0}, {0}, {2, 3}}};
   const HeadShape heads{4, 2, 16};
   const Inputs inputs = random_inputs<typename TestType::Element>(tree, heads, 1);
-  for (const PlanStrategy strategy : all_strategies()) {
+  for (const PlanStrategy strategy : kPlanStrategies) {
     Setup setup;
     setup.strategy = strategy;
     const Result result = attend<typename TestType::Element>(typename TestType::Exec(), tree, heads, inputs, setup);

@@ -303,11 +303,4 @@ Result attend(const Exec& exec, const Tree& tree, const HeadShape& heads, const 
   return problem.result(exec);
 }
 
-/// All strategies that the library knows.
-inline std::vector<PlanStrategy> all_strategies() {
-  std::vector<PlanStrategy> strategies;
-  for (int i = 0; std::string(name_of(PlanStrategy(i))) != "unknown"; ++i) strategies.push_back(PlanStrategy(i));
-  return strategies;
-}
-
 }  // namespace espalier::test

@@ -81,21 +81,21 @@ std::string disagreement(std::span<const float> out, std::span<const float> lse,
     return "[row " + std::to_string(row_and_head / query_heads) + ", head " +
            std::to_string(row_and_head % query_heads);
   };
+  const auto element = [&](std::size_t i) { return place(i / head_dim) + ", " + std::to_string(i % head_dim) + "]"; };
 
   double squared_error = 0, squared_rounding = 0, squared = 0, leaning = 0, magnitude = 0;
   Offenders wrong;
   for (std::size_t i = 0; i < out.size(); ++i) {
     const double actual = double(out[i]);
-    const std::string where = place(i / head_dim) + ", " + std::to_string(i % head_dim) + "]";
     if (!same_kind(actual, expected.out[i])) {
-      wrong.add(HUGE_VAL, where, actual, expected.out[i]);
+      wrong.add(HUGE_VAL, element(i), actual, expected.out[i]);
     } else if (std::isfinite(actual)) {
       const double error = actual - expected.out[i];
       // Rounding is monotonic, so the result lies between the rounded ends of the allowed interval.
       const double low = rounded(expected.out[i] - tolerance.each, scalar);
       const double high = rounded(expected.out[i] + tolerance.each, scalar);
       if (!(low <= actual && actual <= high))
-        wrong.add(std::abs(error) / std::max(high - expected.out[i], expected.out[i] - low), where, actual,
+        wrong.add(std::abs(error) / std::max(high - expected.out[i], expected.out[i] - low), element(i), actual,
                   expected.out[i]);
       const double rounding = rounded(expected.out[i], scalar) - expected.out[i];
       squared_error += error * error;

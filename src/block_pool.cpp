@@ -1,5 +1,7 @@
 #include "espalier/block_pool.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <limits>
 #include <string>
@@ -31,9 +33,15 @@ using detail::PoolView;
 constexpr std::int32_t kNoEntry = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxReferences = std::numeric_limits<std::int32_t>::max();
 
-/// Longest list that one team handles in a single kernel. Above it a kernel per step on the whole device is faster than
-/// one team, below it the launches cost more than they gain.
+template <class Exec>
+inline constexpr bool kOnHost = std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
+
+/// Longest list that one team handles in a single kernel; for longer ones each step is a kernel on the whole device.
+/// Retain and release of 4,096 blocks take 41 us by one team of an H200 and 53 us step by step, those of 8,192 blocks
+/// 73 us and 52 us. On two CPU cores both take the same at 4,096.
 constexpr std::int32_t kTeamEntries = 4096;
+
+constexpr std::int32_t kMaxTeam = 1024;  // threads of a thread block, on every GPU
 
 // Steps of an operation. Each is a loop over the list, and ends before the next one begins.
 struct Count {};   // how many references does the list name for each block?
@@ -181,9 +189,13 @@ struct Update {
   }
 };
 
+/// On a host a team is one thread: the barriers between the steps cost more than a short loop. On a GPU it is as many
+/// threads as there are entries, in powers of two, because the scan needs one.
 template <class Exec, class Operation>
 void run_on_one_team(const Exec& exec, const char* label, const Operation& operation) {
-  Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec>(exec, 1, Kokkos::AUTO), operation);
+  const std::uint32_t entries = std::min(operation.entries, kMaxTeam);
+  const int threads = kOnHost<Exec> ? 1 : int(std::max(64u, std::bit_ceil(entries)));
+  Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kMaxTeam, 1>>(exec, 1, threads), operation);
 }
 
 template <class Step, class Exec, class Operation>
@@ -356,7 +368,7 @@ PoolView BlockPool<Exec>::view() const {
 
 template <ExecutionSpace Exec>
 PoolHeader BlockPool<Exec>::header_on_host(const Exec& exec) const {
-  if constexpr (std::is_same_v<memory_space, Kokkos::HostSpace>) {
+  if constexpr (kOnHost<Exec>) {
     exec.fence("espalier::BlockPool::header_on_host");
     return *header_.data();
   } else {
@@ -368,20 +380,7 @@ PoolHeader BlockPool<Exec>::header_on_host(const Exec& exec) const {
   }
 }
 
-#ifdef KOKKOS_ENABLE_SERIAL
-template class BlockPool<Kokkos::Serial>;
-#endif
-#ifdef KOKKOS_ENABLE_OPENMP
-template class BlockPool<Kokkos::OpenMP>;
-#endif
-#ifdef KOKKOS_ENABLE_THREADS
-template class BlockPool<Kokkos::Threads>;
-#endif
-#ifdef KOKKOS_ENABLE_CUDA
-template class BlockPool<Kokkos::Cuda>;
-#endif
-#ifdef KOKKOS_ENABLE_HIP
-template class BlockPool<Kokkos::HIP>;
-#endif
+#define ESPALIER_INSTANTIATE(Exec) template class BlockPool<Exec>;
+#include "instantiate.inc"
 
 }  // namespace espalier

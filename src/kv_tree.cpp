@@ -41,10 +41,6 @@ struct ReferenceList {
   std::vector<BlockId> blocks;
   std::vector<std::int32_t> references;
 
-  void reserve(std::size_t entries) {
-    blocks.reserve(entries);
-    references.reserve(entries);
-  }
   void add(std::span<const BlockId> ids, std::int32_t each) {
     blocks.insert(blocks.end(), ids.begin(), ids.end());
     references.insert(references.end(), ids.size(), each);

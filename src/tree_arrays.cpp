@@ -360,20 +360,7 @@ detail::TreeView TreeArrays<Exec>::view() const {
           row_array(2),  arrays_.data() + places.block_table()};
 }
 
-#ifdef KOKKOS_ENABLE_SERIAL
-template class TreeArrays<Kokkos::Serial>;
-#endif
-#ifdef KOKKOS_ENABLE_OPENMP
-template class TreeArrays<Kokkos::OpenMP>;
-#endif
-#ifdef KOKKOS_ENABLE_THREADS
-template class TreeArrays<Kokkos::Threads>;
-#endif
-#ifdef KOKKOS_ENABLE_CUDA
-template class TreeArrays<Kokkos::Cuda>;
-#endif
-#ifdef KOKKOS_ENABLE_HIP
-template class TreeArrays<Kokkos::HIP>;
-#endif
+#define ESPALIER_INSTANTIATE(Exec) template class TreeArrays<Exec>;
+#include "instantiate.inc"
 
 }  // namespace espalier

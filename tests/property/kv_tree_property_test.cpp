@@ -241,6 +241,9 @@ class TreeWithModel {
       if (tree.first_block[node] != std::ssize(tree.block_table) && tree.first_block[node] != std::int32_t(entries)) {
         return "the block table has gaps";
       }
+      std::int32_t last = node;  // the last node that descends from this one
+      while (last + 1 < tree.nodes() && tree.parent[last + 1] >= node) ++last;
+      if (tree.subtree_end[node] != last + 1) return "the end of a subtree differs";
       const std::int32_t slots = tree.first_offset[node] + tree.tokens[node];
       entries += std::size_t((slots + block_tokens_ - 1) / block_tokens_);
     }

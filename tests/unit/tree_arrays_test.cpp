@@ -54,7 +54,8 @@ const std::vector<NodeSpec> kForest{{-1, 5}, {0, 3}, {0, 4}, {-1, 1}, {1, 2}, {3
 
 template <class Exec>
 struct HostTree {
-  Ints parent, tokens, first_block, first_offset, row_begin, row_end, row_node, row_visible, row_index, block_table;
+  Ints parent, tokens, first_block, first_offset, subtree_end, row_begin, row_end, row_node, row_visible, row_index,
+      block_table;
   Ints counts;
 
   explicit HostTree(const TreeArrays<Exec>& arrays) {
@@ -69,6 +70,7 @@ struct HostTree {
     tokens = copy(view.tokens, view.nodes);
     first_block = copy(view.first_block, view.nodes);
     first_offset = copy(view.first_offset, view.nodes);
+    subtree_end = copy(view.subtree_end, view.nodes);
     row_begin = copy(view.row_begin, view.nodes);
     row_end = copy(view.row_end, view.nodes);
     row_node = copy(view.row_node, view.rows);
@@ -80,9 +82,9 @@ struct HostTree {
   [[nodiscard]] bool holds(const TreeSnapshot& tree) const {
     return counts == Ints{tree.nodes(), tree.rows(), tree.block_tokens, std::int32_t(tree.block_table.size())} &&
            parent == tree.parent && tokens == tree.tokens && first_block == tree.first_block &&
-           first_offset == tree.first_offset && row_begin == tree.row_begin && row_end == tree.row_end &&
-           row_node == tree.row_node && row_visible == tree.row_visible && row_index == tree.row_index &&
-           block_table == ints_of(tree.block_table);
+           first_offset == tree.first_offset && subtree_end == tree.subtree_end && row_begin == tree.row_begin &&
+           row_end == tree.row_end && row_node == tree.row_node && row_visible == tree.row_visible &&
+           row_index == tree.row_index && block_table == ints_of(tree.block_table);
   }
 };
 
@@ -93,6 +95,7 @@ TEST_CASE("a described forest is laid out depth first, each node in blocks of it
   REQUIRE(tree.block_tokens == 4);
   REQUIRE(tree.parent == Ints{-1, 0, 1, 0, -1, 4});  // nodes 0, 1, 4, 2, 3, 5
   REQUIRE(tree.tokens == Ints{5, 3, 2, 4, 1, 0});
+  REQUIRE(tree.subtree_end == Ints{4, 3, 3, 4, 6, 6});
   REQUIRE(tree.first_block == Ints{0, 2, 3, 4, 5, 6});
   REQUIRE(tree.first_offset == Ints{0, 0, 0, 0, 0, 0});
   REQUIRE(ints_of(tree.block_table) == Ints{0, 1, 2, 5, 3, 4});

@@ -24,7 +24,7 @@ namespace {
 
 struct Options {
   std::string tree, q, k, v, out, lse;
-  std::string kernel = "auto", strategy = "node", scalar;
+  std::string kernel = "auto", strategy = name_of(kDefaultStrategy), scalar;
   int block_tokens = 16;
   std::optional<float> scale;
   float soft_cap = 0;

@@ -62,6 +62,12 @@ struct StepError {
   [[nodiscard]] bool good(Scalar scalar) const { return out <= allowed(scalar); }
 };
 
+struct StepTime {
+  double plan_ms = 0;
+  double attend_ms = 0;
+  [[nodiscard]] double total_ms() const { return plan_ms + attend_ms; }
+};
+
 template <ScalarElement Element>
 class DecodeSession {
  public:
@@ -146,12 +152,6 @@ class DecodeSession {
     arrays_->upload(layer_.exec(), snapshot_);
     layer_.exec().fence("espalier::cli: the tree is on the device");
   }
-
-  struct StepTime {
-    double plan_ms;
-    double attend_ms;
-    [[nodiscard]] double total_ms() const { return plan_ms + attend_ms; }
-  };
 
   /// Plans and attends the step.
   StepTime attend(PlanStrategy strategy) {

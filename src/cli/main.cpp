@@ -71,10 +71,16 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& help_or_version) {
     return app.exit(help_or_version);
   } catch (const CLI::ParseError& error) {
-    std::string name = "espalier";
-    for (const auto& [options, command] : subcommands)
+    std::string name = "espalier", known;
+    for (const auto& [options, command] : subcommands) {
       if (options->parsed()) name += " " + options->get_name();
-    return fail(std::string(error.what()) + "; '" + name + " --help' tells what is expected");
+      known += (known.empty() ? "" : ", ") + options->get_name();
+    }
+    std::string what = error.what();
+    if (name == "espalier")
+      what = (argc > 1 ? "'" + std::string(argv[1]) + "' is no subcommand" : "a subcommand is missing") +
+             ", expected one of " + known;
+    return fail(what + "; '" + name + " --help' tells more");
   }
   for (const auto& [options, command] : subcommands)
     if (options->parsed()) return run(command);

@@ -12,7 +12,6 @@ namespace {
 using espalier::name_of;
 
 constexpr Scalar kScalars[] = {Scalar::f32, Scalar::f16, Scalar::bf16};
-constexpr PlanStrategy kStrategies[] = {PlanStrategy::sequence, PlanStrategy::node};
 constexpr Kernel kKernels[] = {Kernel::automatic, Kernel::portable, Kernel::fused};
 
 const char* name_of(Kernel kernel) {
@@ -36,23 +35,22 @@ auto value_named(const List& values, const std::string& name) {
 }  // namespace
 
 std::vector<std::string> scalar_names() { return names_of(kScalars); }
-std::vector<std::string> strategy_names() { return names_of(kStrategies); }
+std::vector<std::string> strategy_names() { return names_of(kPlanStrategies); }
 std::vector<std::string> kernel_names() { return names_of(kKernels); }
 
 Scalar scalar_named(const std::string& name) { return value_named(kScalars, name); }
-PlanStrategy strategy_named(const std::string& name) { return value_named(kStrategies, name); }
+PlanStrategy strategy_named(const std::string& name) { return value_named(kPlanStrategies, name); }
 Kernel kernel_named(const std::string& name) { return value_named(kKernels, name); }
 
 HeadShape heads_of(const std::string& text) {
-  constexpr int kMostHeads = 1024,
-                kMostHeadDim = 1024;  // sizes stay far from overflow; the kernels know their own limits
+  constexpr int kMost = 1024;  // sizes stay far from overflow; the kernels know their own limits
   int values[3] = {};
   const char* begin = text.data();
   const char* const end = begin + text.size();
   bool good = true;
   for (int i = 0; i < 3 && good; ++i) {
     const auto [next, error] = std::from_chars(begin, end, values[i]);
-    good = error == std::errc{} && values[i] >= 1 && values[i] <= (i < 2 ? kMostHeads : kMostHeadDim) &&
+    good = error == std::errc{} && values[i] >= 1 && values[i] <= kMost &&
            (i == 2 ? next == end : next != end && *next == ',');
     begin = next + 1;
   }

@@ -15,6 +15,9 @@ namespace espalier::cli {
 [[nodiscard]] std::vector<std::string> strategy_names();  ///< every PlanStrategy
 [[nodiscard]] std::vector<std::string> kernel_names();    ///< auto, portable, fused
 
+/// The strategy that a plan has unless it is told otherwise.
+inline constexpr PlanStrategy kDefaultStrategy = PlanConfig{}.strategy;
+
 /// The value of a name that one of the lists above holds.
 [[nodiscard]] Scalar scalar_named(const std::string& name);
 [[nodiscard]] PlanStrategy strategy_named(const std::string& name);

@@ -27,6 +27,7 @@ struct Options {
   std::int64_t limit = std::int64_t{1} << 40;
   std::string heads = "4,1,32";  // small, so that a large cache fits into memory
   std::string scalar = "f16";
+  std::string strategy = name_of(kDefaultStrategy);
   ReplayOptions replay;
   std::int64_t attend_every = -1;  // -1: one of the two below
   bool json = false;
@@ -206,6 +207,7 @@ int replay_thoughts(const Options& options, const std::vector<ThoughtTrace>& tra
 
 int replay(Options options) {
   options.replay.heads = heads_of(options.heads);
+  options.replay.strategy = strategy_named(options.strategy);
   const Trace trace = read_trace(options.file, options.limit);
   const bool is_chat = !trace.requests.empty();
   options.replay.attend_every = options.attend_every >= 0 ? options.attend_every
@@ -227,6 +229,9 @@ Command add_replay(CLI::App& app) {
   app.add_option("--heads", options->heads, "QUERY_HEADS,KV_HEADS,HEAD_DIM of the layer")->capture_default_str();
   app.add_option("--dtype", options->scalar, "Element type of the cache")
       ->check(CLI::IsMember(scalar_names()))
+      ->capture_default_str();
+  app.add_option("--strategy", options->strategy, "How shared attention cuts the tree into tiles")
+      ->check(CLI::IsMember(strategy_names()))
       ->capture_default_str();
   app.add_option("--block-tokens", options->replay.block_tokens, "Tokens of a cache block")
       ->check(CLI::Range(1, 256))

@@ -17,6 +17,7 @@ namespace espalier::cli {
 
 struct ReplayOptions {
   HeadShape heads;
+  PlanStrategy strategy = PlanStrategy::sequence;  ///< of shared attention
   int block_tokens = 16;
   std::int64_t cache_tokens = 8 << 20;  ///< of the pool that chat requests live in
   std::int32_t live = 512;              ///< chat requests that stay in the cache
@@ -69,10 +70,10 @@ struct Samples {
   static constexpr std::int32_t kCheckedRows = 2;  // of each step: the oracle is slow
 
   template <class Session>
-  void take(Session& session, std::span<const BranchRow> sampled_rows) {
+  void take(Session& session, std::span<const BranchRow> sampled_rows, PlanStrategy strategy) {
     session.begin_step(sampled_rows);
     const double sequence = session.attend(PlanStrategy::sequence).total_ms();
-    const double shared = session.attend(PlanStrategy::node).total_ms();
+    const double shared = session.attend(strategy).total_ms();
     error.include(session.check(kCheckedRows));
     ++steps;
     rows += std::int64_t(sampled_rows.size());
@@ -119,7 +120,7 @@ class ChatReplay {
   ChatReplay(const ReplayOptions& options, std::span<const ChatRequest> requests)
       : options_(options),
         requests_(requests),
-        session_(typename DecodeSession<Element>::Exec(), options.heads, options.cache_tokens / options.block_tokens,
+        session_(typename DecodeSession<Element>::Exec(), options.heads, blocks_for(options, requests),
                  options.block_tokens, options.seed) {}
 
   ChatResult run() {
@@ -136,6 +137,14 @@ class ChatReplay {
   }
 
  private:
+  /// The whole cache, or all that a small trace can fill.
+  static std::int64_t blocks_for(const ReplayOptions& options, std::span<const ChatRequest> requests) {
+    std::int64_t most = 0;
+    for (const ChatRequest& request : requests)
+      most += (request.input_tokens + request.output_tokens) / options.block_tokens + 2;
+    return std::min(most, options.cache_tokens / options.block_tokens);
+  }
+
   /// Stores a request's input behind the longest prefix that is there already, then its output.
   void admit(std::size_t number) {
     const ChatRequest& request = requests_[number];
@@ -172,7 +181,7 @@ class ChatReplay {
   void sample() {
     std::vector<BranchRow> rows;
     for (const LiveRequest& live : live_) rows.push_back({live.branch});
-    result_.samples.take(session_, rows);
+    result_.samples.take(session_, rows, options_.strategy);
   }
 
   ReplayOptions options_;
@@ -274,7 +283,7 @@ class ThoughtReplay {
     if (options_.attend_every > 0 && ++step_number_ % options_.attend_every == 0) {
       std::vector<BranchRow> rows;
       for (const BranchId branch : branches) rows.push_back({branch});
-      samples_.take(session_, rows);
+      samples_.take(session_, rows, options_.strategy);
     }
   }
 

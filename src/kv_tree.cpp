@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <ostream>
 #include <string>
 #include <utility>
 
@@ -23,9 +24,13 @@ constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 /// Made once: nothing may allocate between a change of the pool and that of the tree.
 const std::string wait_label = "espalier::KvTree: wait for the pool";
 
-std::string text_of(BranchId branch) {
-  return "(" + std::to_string(branch.index) + ", generation " + std::to_string(branch.generation) + ")";
-}
+/// How messages name a branch; costs nothing until one is written.
+struct Named {
+  BranchId branch;
+  friend std::ostream& operator<<(std::ostream& out, const Named& named) {
+    return out << '(' << named.branch.index << ", generation " << named.branch.generation << ')';
+  }
+};
 
 /// One place of the table of branches. Live branches form a list in order of creation.
 struct Branch {
@@ -74,7 +79,7 @@ struct KvTree::Impl {
   }
 
   const Branch& expects_live(BranchId id, const char* function) const {
-    expects(is_live(id), ErrorCode::invalid_argument, function, ": branch ", text_of(id), " is not live");
+    expects(is_live(id), ErrorCode::invalid_argument, function, ": branch ", Named{id}, " is not live");
     return branches[id.index];
   }
 
@@ -82,7 +87,7 @@ struct KvTree::Impl {
   Branch& expects_once(BranchId id, const char* function) {
     expects_live(id, function);
     Branch& branch = branches[id.index];
-    expects(branch.call != call, ErrorCode::invalid_argument, function, ": branch ", text_of(id), " is named twice");
+    expects(branch.call != call, ErrorCode::invalid_argument, function, ": branch ", Named{id}, " is named twice");
     branch.call = call;
     return branch;
   }
@@ -243,10 +248,9 @@ void KvTree::Impl::expects_forks(std::span<const BranchFork> forks, const char* 
   for (const BranchFork& fork : forks) {
     const std::int64_t tokens = tokens_of(expects_live(fork.branch, function));
     expects(fork.count >= 0, ErrorCode::invalid_argument, function, ": count is ", fork.count, " for branch ",
-            text_of(fork.branch), ", expected 0 or more");
+            Named{fork.branch}, ", expected 0 or more");
     expects(fork.at_token == kBranchEnd || (0 <= fork.at_token && fork.at_token <= tokens), ErrorCode::invalid_argument,
-            function, ": at_token is ", fork.at_token, " for branch ", text_of(fork.branch), ", expected 0 .. ",
-            tokens);
+            function, ": at_token is ", fork.at_token, " for branch ", Named{fork.branch}, ", expected 0 .. ", tokens);
     total += fork.count;
   }
   expects(total <= kInt32Max, ErrorCode::capacity_exceeded, function, ": the tree would have ", total,
@@ -493,7 +497,7 @@ TreeSnapshot KvTree::Impl::snapshot(std::span<const BranchRow> rows) const {
     const Branch& branch = expects_live(row.branch, "KvTree::snapshot");
     const std::int64_t length = tokens_of(branch);
     expects(row.tokens == kBranchEnd || (0 <= row.tokens && row.tokens <= length), ErrorCode::invalid_argument,
-            "KvTree::snapshot: row ", row_nodes.size(), " sees ", row.tokens, " tokens of branch ", text_of(row.branch),
+            "KvTree::snapshot: row ", row_nodes.size(), " sees ", row.tokens, " tokens of branch ", Named{row.branch},
             ", expected 0 .. ", length);
     row_nodes.push_back(topology.find(branch.tail, std::min(row.tokens, length)));
     for (NodeIndex node = row_nodes.back(); node >= 0 && position[node] == kUnseen; node = topology[node].parent) {
@@ -572,7 +576,7 @@ std::vector<std::int64_t> KvTree::slots(BranchId branch, std::int64_t begin, std
   const std::int64_t length = impl_->tokens_of(self);
   if (end == kBranchEnd) end = length;
   expects(0 <= begin && begin <= end && end <= length, ErrorCode::invalid_argument, "KvTree::slots: tokens ", begin,
-          " .. ", end, " of branch ", text_of(branch), ", which has ", length);
+          " .. ", end, " of branch ", Named{branch}, ", which has ", length);
   std::vector<std::int64_t> slots(std::size_t(end - begin));
   impl_->write_slots(self.tail, begin, slots);
   return slots;
@@ -583,7 +587,7 @@ std::vector<std::int64_t> KvTree::last_slots(std::span<const BranchId> branches,
   for (const BranchId branch : branches) {
     const std::int64_t length = impl_->tokens_of(impl_->expects_live(branch, "KvTree::last_slots"));
     expects(tokens <= length, ErrorCode::invalid_argument, "KvTree::last_slots: the last ", tokens,
-            " tokens of branch ", text_of(branch), ", which has ", length);
+            " tokens of branch ", Named{branch}, ", which has ", length);
   }
   std::vector<std::int64_t> slots(branches.size() * std::size_t(tokens));
   for (std::size_t i = 0; i < branches.size(); ++i) {

@@ -186,31 +186,38 @@ struct ArrayPlaces {
   std::size_t blocks;
 };
 
-/// One array of a snapshot and its place.
+/// The arrays inside the one allocation.
+detail::TreeTarget target_of(std::int32_t* arrays, const ArrayPlaces& places) {
+  const auto node_array = [&](std::size_t which) { return arrays + places.node_array(which); };
+  const auto row_array = [&](std::size_t which) { return arrays + places.row_array(which); };
+  return {arrays,        node_array(0), node_array(1), node_array(2), node_array(3), node_array(4),
+          node_array(5), node_array(6), row_array(0),  row_array(1),  row_array(2),  arrays + places.block_table()};
+}
+
+/// One array of a snapshot and where it goes.
 struct Piece {
   const void* source;
   std::size_t entries;
-  std::size_t place;
+  std::int32_t* target;
 };
 
 using Pieces = std::array<Piece, 12>;
 
-/// The counts first, so that their place is 0.
 Pieces pieces_of(const TreeSnapshot& snapshot, const std::array<std::int32_t, kCounts>& counts,
-                 const ArrayPlaces& places) {
-  const auto piece = [](const auto& array, std::size_t place) { return Piece{array.data(), array.size(), place}; };
-  return {piece(counts, 0),
-          piece(snapshot.parent, places.node_array(0)),
-          piece(snapshot.tokens, places.node_array(1)),
-          piece(snapshot.first_block, places.node_array(2)),
-          piece(snapshot.first_offset, places.node_array(3)),
-          piece(snapshot.subtree_end, places.node_array(4)),
-          piece(snapshot.row_begin, places.node_array(5)),
-          piece(snapshot.row_end, places.node_array(6)),
-          piece(snapshot.row_node, places.row_array(0)),
-          piece(snapshot.row_visible, places.row_array(1)),
-          piece(snapshot.row_index, places.row_array(2)),
-          piece(snapshot.block_table, places.block_table())};
+                 const detail::TreeTarget& target) {
+  const auto piece = [](const auto& array, std::int32_t* to) { return Piece{array.data(), array.size(), to}; };
+  return {piece(counts, target.counts),
+          piece(snapshot.parent, target.parent),
+          piece(snapshot.tokens, target.tokens),
+          piece(snapshot.first_block, target.first_block),
+          piece(snapshot.first_offset, target.first_offset),
+          piece(snapshot.subtree_end, target.subtree_end),
+          piece(snapshot.row_begin, target.row_begin),
+          piece(snapshot.row_end, target.row_end),
+          piece(snapshot.row_node, target.row_node),
+          piece(snapshot.row_visible, target.row_visible),
+          piece(snapshot.row_index, target.row_index),
+          piece(snapshot.block_table, target.block_table)};
 }
 
 void copy_piece(const Piece& piece, std::int32_t* target) {
@@ -299,7 +306,7 @@ void TreeArrays<Exec>::upload(const Exec& exec, const TreeSnapshot& snapshot) {
 
   const std::array<std::int32_t, kCounts> counts{snapshot.nodes(), snapshot.rows(), snapshot.block_tokens,
                                                  static_cast<std::int32_t>(snapshot.block_table.size())};
-  const Pieces pieces = pieces_of(snapshot, counts, ArrayPlaces(capacity_));
+  const Pieces pieces = pieces_of(snapshot, counts, target_of(arrays_.data(), ArrayPlaces(capacity_)));
   if constexpr (kIsStaged<Exec>) {
     const std::uint64_t upload = ++uploads_;
     const auto finished = [&] { return std::atomic_ref(*finished_.data()).load(std::memory_order_acquire); };
@@ -312,7 +319,7 @@ void TreeArrays<Exec>::upload(const Exec& exec, const TreeSnapshot& snapshot) {
     std::size_t staged_entries = 0;
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       copy_piece(pieces[i], staged + staged_entries);
-      unpack.shift[i] = std::int64_t(pieces[i].place) - std::int64_t(staged_entries);
+      unpack.shift[i] = (pieces[i].target - arrays_.data()) - std::int64_t(staged_entries);
       staged_entries += pieces[i].entries;
       unpack.staged_end[i] = std::int64_t(staged_entries);
     }
@@ -320,7 +327,7 @@ void TreeArrays<Exec>::upload(const Exec& exec, const TreeSnapshot& snapshot) {
         "espalier::TreeArrays::upload",
         Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int64_t>>(exec, 0, std::int64_t(staged_entries)), unpack);
   } else {
-    for (const Piece& piece : pieces) copy_piece(piece, arrays_.data() + piece.place);
+    for (const Piece& piece : pieces) copy_piece(piece, piece.target);
   }
   nodes_ = snapshot.nodes();
   rows_ = snapshot.rows();
@@ -338,26 +345,26 @@ detail::TreeTarget TreeArrays<Exec>::rewrite(std::int32_t nodes, std::int32_t ro
   rows_ = rows;
   block_tokens_ = block_tokens;
   version_ = 0;
-  const ArrayPlaces places(capacity_);
-  const auto node_array = [&](std::size_t which) { return arrays_.data() + places.node_array(which); };
-  const auto row_array = [&](std::size_t which) { return arrays_.data() + places.row_array(which); };
-  return {arrays_.data(), node_array(0), node_array(1), node_array(2),
-          node_array(3),  node_array(4), node_array(5), node_array(6),
-          row_array(0),   row_array(1),  row_array(2),  arrays_.data() + places.block_table()};
+  return target_of(arrays_.data(), ArrayPlaces(capacity_));
 }
 
 template <ExecutionSpace Exec>
 detail::TreeView TreeArrays<Exec>::view() const {
-  const ArrayPlaces places(capacity_);
-  const auto node_array = [&](std::size_t which) { return arrays_.data() + places.node_array(which); };
-  const auto row_array = [&](std::size_t which) { return arrays_.data() + places.row_array(which); };
-  return {nodes_,        rows_,
-          block_tokens_, node_array(0),
-          node_array(1), node_array(2),
-          node_array(3), node_array(4),
-          node_array(5), node_array(6),
-          row_array(0),  row_array(1),
-          row_array(2),  arrays_.data() + places.block_table()};
+  const detail::TreeTarget arrays = target_of(arrays_.data(), ArrayPlaces(capacity_));
+  return {nodes_,
+          rows_,
+          block_tokens_,
+          arrays.parent,
+          arrays.tokens,
+          arrays.first_block,
+          arrays.first_offset,
+          arrays.subtree_end,
+          arrays.row_begin,
+          arrays.row_end,
+          arrays.row_node,
+          arrays.row_visible,
+          arrays.row_index,
+          arrays.block_table};
 }
 
 #define ESPALIER_INSTANTIATE(Exec) template class TreeArrays<Exec>;

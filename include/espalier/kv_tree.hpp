@@ -46,6 +46,8 @@ struct BranchRow {
 /// When pruning leaves two nodes one behind the other with the same branches, they become one; only where the lower one
 /// had begun a new block although the upper one's last block is not full, they remain two.
 ///
+/// Others may retain blocks of a tree in the pool, for a prefix cache say, and must release only what they retained.
+///
 /// A call that throws changes nothing. Not for concurrent use.
 class KvTree {
  public:

@@ -70,7 +70,12 @@ TEMPLATE_LIST_TEST_CASE("update, grow and attend start kernels on the given inst
   using Exec = typename TestType::Exec;
   using Element = typename TestType::Element;
   const HeadShape heads{8, 2, 32};
-  const Tree tree = random_forest(7);
+  Tree tree = random_forest(7);
+  // Wide enough for kernels: a CPU plans a small tree in the calling thread.
+  for (int leaf = 0; leaf < 1500; ++leaf) {
+    tree.rows.push_back({static_cast<std::int32_t>(tree.nodes.size()), -1});
+    tree.nodes.push_back({0, 1});
+  }
   const Inputs inputs = random_inputs<Element>(tree, heads, 7);
   for (const Exec& exec : instances<Exec>())
     for (const PlanStrategy strategy : kPlanStrategies)

@@ -110,19 +110,22 @@ struct FastTreeWalk {
         reach(node, -1, false);
         queue(node);
       }
-    team.team_barrier();
     const FastTreeTiles round = state.tiles;
     std::int64_t sum[2][2] = {};
-    for (std::int32_t begin = 0, end = Kokkos::atomic_load(&state.queued); begin < end;) {
+    for (std::int32_t begin = 0, end = queued(team); begin < end; begin = end, end = queued(team))
       for (std::int32_t i = begin + team.team_rank(); i < end; i += team.team_size())
         for (std::int32_t node = a.queue[i]; node >= 0;) node = settle(round, node, sum);
-      team.team_barrier();
-      begin = end;
-      end = Kokkos::atomic_load(&state.queued);
-      team.team_barrier();  // nobody queues the next level before all know where this one ends
-    }
     for (int i = 0; i < 4; ++i) Kokkos::atomic_add(&state.sum[i / 2][i % 2], sum[i / 2][i % 2]);
     team.team_barrier();
+  }
+
+  /// How many nodes the team has queued so far: nobody goes on to queue the next level before all know.
+  template <class Team>
+  KOKKOS_FUNCTION std::int32_t queued(const Team& team) const {
+    team.team_barrier();
+    const std::int32_t nodes = Kokkos::atomic_load(&a.state->queued);
+    team.team_barrier();
+    return nodes;
   }
 
   KOKKOS_FUNCTION void queue(std::int32_t node) const { a.queue[Kokkos::atomic_fetch_inc(&a.state->queued)] = node; }

@@ -29,8 +29,12 @@ class BlockWalk {
     const detail::Segment& s = plan_.segments[segment_];
     const int place = s.block_offset + place_;
     const int entry = place / block_tokens_;
-    return {plan_.block_table[s.table_begin + entry], place - entry * block_tokens_, s.row_begin, s.row_end,
-            s.own_row_end, s.node_token + place_};
+    return {plan_.block_table[s.table_begin + entry],
+            place - entry * block_tokens_,
+            s.row_begin,
+            s.row_end,
+            s.own_row_end,
+            s.node_token + place_};
   }
 
   __device__ __forceinline__ void next() {

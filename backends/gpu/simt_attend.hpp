@@ -99,8 +99,7 @@ template <class T, int Dims>
 __global__ void __launch_bounds__(kSimtThreads) simt_merge_kernel(detail::AttendParams p) {
   const detail::PlanView& plan = p.plan;
   const int lane = threadIdx.x % kWaveLanes, group = p.query_heads / p.kv_heads;
-  const std::int64_t result =
-      std::int64_t{blockIdx.x} * (kSimtThreads / kWaveLanes) + threadIdx.x / kWaveLanes;
+  const std::int64_t result = std::int64_t{blockIdx.x} * (kSimtThreads / kWaveLanes) + threadIdx.x / kWaveLanes;
   const int row = static_cast<int>(result / p.query_heads), head = static_cast<int>(result % p.query_heads);
   if (row >= plan.rows) return;
   const std::int64_t list = std::int64_t{row} * p.kv_heads + head / group;
@@ -144,9 +143,12 @@ Status simt_attend(const detail::AttendParams& p, Stream stream) {
           <<<static_cast<unsigned>((results + kWaves - 1) / kWaves), kSimtThreads, 0, stream>>>(p);
     }
   };
-  if (p.head_dim <= 2 * kWaveLanes) launch.template operator()<2>();
-  else if (p.head_dim <= 4 * kWaveLanes) launch.template operator()<4>();
-  else launch.template operator()<8>();
+  if (p.head_dim <= 2 * kWaveLanes)
+    launch.template operator()<2>();
+  else if (p.head_dim <= 4 * kWaveLanes)
+    launch.template operator()<4>();
+  else
+    launch.template operator()<8>();
   return last_status();
 }
 

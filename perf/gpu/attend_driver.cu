@@ -3,7 +3,7 @@
 // every output against a reference kernel in the same run, and times a captured graph of all layers.
 //
 //   attend_driver [--workload NAME --heads QUERY,KV,HEAD_DIM] [--dtype bf16|f16] [--block-tokens N] [--layers N]
-//                 [--repeat N] [--csv FILE] [--validate CASES] [--seed N]
+//                 [--repeat N] [--csv FILE] [--validate CASES [--seed N] [--head-dim N]]
 //
 // Without --workload: the published table. Exit code 1 where a result is wrong.
 
@@ -413,7 +413,7 @@ double time_graph(int layers, int repeat, cudaStream_t stream, Enqueue enqueue) 
 struct Options {
   std::string workload, csv, dtype = "bf16", only;
   Heads heads = {32, 8, 128};
-  int block_tokens = 0, layers = 4, repeat = 25, validate = 0, seed = 1, wide_workers = -1;
+  int block_tokens = 0, head_dim = 0, layers = 4, repeat = 25, validate = 0, seed = 1, wide_workers = -1;
   bool parts = true;
   perf::PlannerConfig planner;
 };
@@ -530,7 +530,7 @@ bool measure(const Options& options, const std::string& name, const Heads& heads
 // --------------------------------------------------------------------------------------------------- validation
 
 template <class T>
-bool validate_case(std::uint32_t seed, bool verbose) {
+bool validate_case(std::uint32_t seed, int head_dim, bool verbose) {
   std::mt19937 random(seed);
   const auto pick = [&](std::initializer_list<int> values) { return *(values.begin() + random() % values.size()); };
   const perf::Workload workload =
@@ -543,11 +543,7 @@ bool validate_case(std::uint32_t seed, bool verbose) {
   const perf::Tree tree = perf::make_tree(workload, layout);
   Settings settings;
   const int group = pick({1, 4, 8, 4, 2, 16, 3, 7, 32, 12}), kv = pick({1, 2, 4, 8});
-#ifdef ESPALIER_DRIVER_ALL_HEAD_DIMS
-  const int dim = pick({128, 64, 96, 192, 256});
-#else
-  const int dim = 128;
-#endif
+  const int dim = head_dim > 0 ? head_dim : pick({128, 64, 96, 192, 256});
   settings.heads = {group * kv, kv, dim};
   settings.layers = 1;
   settings.scalar = std::is_same_v<T, __half> ? ScalarType::f16 : ScalarType::bf16;
@@ -613,6 +609,7 @@ Options parse(int count, char** values) {
       o.dtype = next();
     else if (key == "--block-tokens")
       o.block_tokens = std::stoi(next());
+    else if (key == "--head-dim") o.head_dim = std::stoi(next());
     else if (key == "--layers")
       o.layers = std::stoi(next());
     else if (key == "--repeat")
@@ -645,6 +642,12 @@ Options parse(int count, char** values) {
       o.planner.queue_share = std::stod(next());
     else if (key == "--large")
       o.planner.large_bytes = std::stod(next());
+    else if (key == "--workers")
+      o.planner.workers = std::stoi(next());
+    else if (key == "--pack")
+      o.planner.least_pack = std::stoi(next());
+    else if (key == "--cut")
+      o.planner.least_cut = std::stoi(next());
     else if (key == "--short")
       o.planner.short_tokens = std::stoi(next());
     else {
@@ -661,7 +664,7 @@ bool run(const Options& options) {
   if (options.validate > 0) {
     int wrong = 0;
     for (int i = 0; i < options.validate; ++i) {
-      if (!validate_case<T>(static_cast<std::uint32_t>(options.seed + i), options.validate == 1)) ++wrong;
+      if (!validate_case<T>(static_cast<std::uint32_t>(options.seed + i), options.head_dim, options.validate == 1)) ++wrong;
     }
     std::printf("validate %s: %d cases, %d wrong\n", options.dtype.c_str(), options.validate, wrong);
     return wrong == 0;

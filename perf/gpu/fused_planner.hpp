@@ -31,10 +31,12 @@ struct PlannerConfig {
   double partial_bytes = 512;       ///< written and read for one partial
   double large_bytes = 120e6;       ///< narrow bytes above which memory is saturated for long
   double queue_share = 0.4;         ///< of the narrow tiles, where narrow bytes are above large_bytes
-  int gang = 4;                     ///< row tiles of one node that walk its KV together on neighbouring workers
-  int short_tokens = 16;            ///< wide nodes with fewer tokens are copied into narrow streams
-  int gather_tokens = 8;            ///< nodes with fewer tokens are listed token by token
-  int wide_workers = -1;            ///< -1: searched
+  int gang = 8;           ///< at most this many row tiles of one node walk its KV together on neighbouring workers
+  int short_tokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
+  int gather_tokens = 8;  ///< nodes with fewer tokens are listed token by token
+  int least_pack = 16;    ///< steps that neighbouring leaves may be packed to
+  int least_cut = 8;      ///< steps that a narrow piece is cut to
+  int wide_workers = -1;  ///< -1: searched
 };
 
 struct FusedPlan {
@@ -133,12 +135,12 @@ class FusedPlanner {
 
   void find_wide_streams() {
     wide_segment_.assign(at(tree_.nodes()), -1);
+    gang_ = config_.gang;
     for (int i = 0; i < tree_.nodes(); ++i) {
       if (kind_[at(i)] != Kind::wide) continue;
       wide_segment_[at(i)] = add_segment(i, tree_.tokens[at(i)]);
-      const int pairs = pairs_of(i), tiles = (pairs + detail::kWidePairs - 1) / detail::kWidePairs;
-      const int gang = tiles % config_.gang == 0 ? config_.gang : 1;
-      gang_ = wide_.empty() ? gang : std::min(gang_, gang);
+      const int tiles = (pairs_of(i) + detail::kWidePairs - 1) / detail::kWidePairs;
+      while (tiles % gang_ != 0) gang_ /= 2;
     }
     for (int i = 0; i < tree_.nodes(); ++i) {
       if (kind_[at(i)] != Kind::wide) continue;
@@ -173,7 +175,7 @@ class FusedPlanner {
     }
     // Packing must leave enough streams for all workers.
     const double per_worker = static_cast<double>(steps) * config_.kv_heads / config_.workers;
-    pack_steps_ = std::clamp(static_cast<int>(std::ceil(per_worker / 16.0)), 3, 32);
+    pack_steps_ = std::clamp(static_cast<int>(std::ceil(per_worker / 16.0)), config_.least_pack, 48);
     struct Unit {
       int row_begin, row_end;
     };
@@ -462,7 +464,7 @@ class FusedPlanner {
         int total = 0;
         for (const Piece& p : balance_.narrow[at(w)]) total += p.end - p.begin;
         // About two pieces for each of the eight warps.
-        const int most = std::clamp((total + 15) / 16, 3, 48);
+        const int most = std::clamp((total + 15) / 16, config_.least_cut, 48);
         for (const Piece& p : balance_.narrow[at(w)]) {
           const int length = p.end - p.begin, parts = (length + most - 1) / most;
           const auto bound = [&](int i) {

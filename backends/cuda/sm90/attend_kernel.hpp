@@ -25,24 +25,25 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const detail::FusedTile* wide_list = plan.wide_tiles + span.x;
   if (thread < kNarrowWarps) narrow_stages[thread].init();
   if (thread == kWaveLanes) wide_barriers.init();
-  if (thread == 2 * kWaveLanes) {  // in shared memory, since feeders are short of registers
-    const int4 header = __ldg(reinterpret_cast<const int4*>(plan.header));
-    const int own = span.w - span.z;
-    narrow_taken = 0;
-    list = {plan.narrow_tiles + span.z, own, own + header.z - header.y, plan.narrow_tiles + header.y, &narrow_taken};
+  if (thread == 3 * kWaveLanes) {
+    prefetch_map(&arguments.k_page);
+    prefetch_map(&arguments.v_page);
+    prefetch_map(&arguments.q_rows);
+    prefetch_map(&arguments.k_stage);
+    prefetch_map(&arguments.v_stage);
   }
   fence_barrier_init();
 
   const WideMemory<HeadDim> wide_memory{shared_address(memory), &wide_barriers};
   NarrowStages<HeadDim>& stages = narrow_stages[couple];
   const std::uint32_t ring = shared_address(memory) + couple * C::kRingBytes;
-  const std::uint32_t q = shared_address(memory) + C::kMainBytes + couple * C::kNarrowQBytes;
+  const std::uint32_t q = shared_address(memory) + C::kNarrowBytes + couple * C::kNarrowQBytes;
   __syncthreads();
 
   // Wide consumers need most registers, narrow feeders more than wide ones: the two halves of the block trade them.
   if (thread < kThreads / 2) {
     if (wide_tiles > 0) {
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kWideFeederRegisters));
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(C::kWideFeederRegisters));
       if (couple < 4) {
         WideFeeder<HeadDim> feeder(arguments, wide_memory, couple);
         if (feeder.has_work()) feeder.prepare(wide_list);
@@ -51,10 +52,17 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
         if (feeder.has_work()) feeder.run(wide_list, 0, wide_tiles);
       }
       named_sync<kThreads>(kBlock);
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kNarrowFeederRegisters));
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(C::kNarrowFeederRegisters));
     } else {
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kNarrowFeederRegisters));
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(C::kNarrowFeederRegisters));
     }
+    if (thread == 0) {  // the list is in shared memory, since feeders are short of registers
+      const int4 header = __ldg(reinterpret_cast<const int4*>(plan.header));
+      const int own = span.w - span.z;
+      narrow_taken = 0;
+      list = {plan.narrow_tiles + span.z, own, own + header.z - header.y, plan.narrow_tiles + header.y, &narrow_taken};
+    }
+    named_sync<kThreads / 2>(kFeeders);
     NarrowFeeder<T, HeadDim> feeder(arguments, list, ring, q, stages);
     feeder.prepare();
     wait_for_predecessor();
@@ -62,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     feeder.run();
   } else {
     if (wide_tiles > 0) {
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWideConsumerRegisters));
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(C::kWideConsumerRegisters));
       wait_for_predecessor();
       let_successor_start();
       const int consumer = couple / 4;
@@ -70,9 +78,9 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
       WideConsumer<T, HeadDim>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
       if (consumer == 0) named_sync<256>(kTurn);
       named_sync<kThreads>(kBlock);
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kNarrowConsumerRegisters));
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(C::kNarrowConsumerRegisters));
     } else {
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kNarrowConsumerRegisters));
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(C::kNarrowConsumerRegisters));
       wait_for_predecessor();
       let_successor_start();
     }

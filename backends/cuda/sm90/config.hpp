@@ -11,12 +11,7 @@ namespace espalier::gpu::sm90 {
 
 inline constexpr int kThreads = 512;    ///< warpgroups 0 and 1 feed, 2 and 3 compute
 inline constexpr int kNarrowWarps = 8;  ///< that compute, and as many that feed them
-// Registers of a thread; 256 * (feeder + consumer) is the whole file in both phases.
-inline constexpr int kWideFeederRegisters = 48;
-inline constexpr int kWideConsumerRegisters = 208;
-inline constexpr int kNarrowFeederRegisters = 72;
-inline constexpr int kNarrowConsumerRegisters = 184;
-inline constexpr int kChunk = 64;               ///< elements of one 128-byte swizzled row
+inline constexpr int kChunk = 64;  ///< elements of one 128-byte swizzled row
 
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.
 template <int HeadDim>
@@ -24,6 +19,13 @@ struct Config {
   static constexpr int kPadded = (HeadDim + kChunk - 1) / kChunk * kChunk;
   static constexpr int kChunks = kPadded / kChunk;
   static constexpr int kRowBytes = kPadded * 2;
+
+  // Registers of a thread; 256 * (feeder + consumer) is the whole file in both phases. ptxas serialises wgmma when wide
+  // consumers get 184; a feeder that spills in its loop costs a third of the rate of what it feeds.
+  static constexpr int kWideFeederRegisters = 48;
+  static constexpr int kWideConsumerRegisters = 208;
+  static constexpr int kNarrowFeederRegisters = kPadded <= 128 ? 72 : 48;
+  static constexpr int kNarrowConsumerRegisters = 256 - kNarrowFeederRegisters;
 
   // Wide tiles: 128 pairs x kWideTokens a stage. 128 tokens were best at head_dim 128 (96, 160 and 176 were not);
   // above 128 the output alone takes 96 or 128 registers a thread and Q 48 or 64 KB, so stages halve.
@@ -43,8 +45,9 @@ struct Config {
   static constexpr int kNarrowQBytes = detail::kNarrowPairs * kRowBytes;
   static constexpr int kNarrowBytes = kNarrowWarps * kRingBytes;
 
-  static constexpr int kMainBytes = kWideBytes > kNarrowBytes ? kWideBytes : kNarrowBytes;
-  static constexpr int kDynamicBytes = kMainBytes + kNarrowWarps * kNarrowQBytes;
+  // The two kinds of tiles use the same memory one after the other.
+  static constexpr int kNarrowTotalBytes = kNarrowBytes + kNarrowWarps * kNarrowQBytes;
+  static constexpr int kDynamicBytes = kWideBytes > kNarrowTotalBytes ? kWideBytes : kNarrowTotalBytes;
 
   static_assert(HeadDim % 8 == 0 && HeadDim <= 256);
   static_assert(kStageBytes % 1024 == 0, "a swizzled stage begins at a multiple of 1024 bytes");

@@ -57,15 +57,15 @@ cudaError_t launch_merge(const Arguments& arguments, cudaStream_t stream, bool o
     constexpr int kWarps = kMergeThreads / kWaveLanes;
     // The main launch needs all shared memory: a merge that left some of it to the cache would make every
     // multiprocessor drain and change its partition twice a layer.
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                                   cudaSharedmemCarveoutMaxShared);
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     if (error != cudaSuccess) return error;
     return launch(kernel, static_cast<int>((warps + kWarps - 1) / kWarps), kMergeThreads, 0, arguments, stream,
                   overlap_predecessor);
   };
-  if (results < 6000) return run(merge_kernel<T, HeadDim, 16, 1>, 1);
-  if (results < 12000) return run(merge_kernel<T, HeadDim, 8, 1>, 1);
-  return run(merge_kernel<T, HeadDim, 4, 2>, 2);
+  if (results < 6000) return run(merge_kernel<T, HeadDim, 1>, 1);
+  if (results < 12000) return run(merge_kernel<T, HeadDim, 2>, 2);
+  return run(merge_kernel<T, HeadDim, 4>, 4);
 }
 
 }  // namespace instance_detail

@@ -3,10 +3,8 @@
 //
 //   out = sum_i 2^(lse_i - top) out_i / sum_i 2^(lse_i - top),   top = max_i lse_i
 //
-// Mapping: kRowLanes lanes hold a row, 8 elements each; a warp serves neighbouring rows of one (block of 16 pairs, KV
-// head), so that one list serves all of them. The list is loaded before the main launch has ended. The kernel lives for
-// a few microseconds after that, of which fetching its own instructions is a good part: loops are rolled, and every lane
-// computes the weights it needs by itself instead of sharing them by shuffles.
+// Mapping: a warp serves kRows neighbouring pairs of one (block of 16 pairs, KV head), so that one list is read for all
+// of them; kRowLanes lanes hold a row, 8 elements each. The lists are loaded before the main launch has ended.
 
 #include "backends/cuda/sm90/common.hpp"
 
@@ -20,102 +18,158 @@ struct MergeShape {
   static constexpr int kRowsTogether = kWaveLanes / kRowLanes;
 };
 
-/// @tparam Batch   partials in flight
 /// @tparam Passes  groups of kRowsTogether rows that a warp serves
-template <class T, int HeadDim, int Batch, int Passes>
+template <class T, int HeadDim, int Passes>
 __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ Arguments arguments) {
   constexpr int kRowLanes = MergeShape<HeadDim>::kRowLanes, kTogether = MergeShape<HeadDim>::kRowsTogether;
-  constexpr int kRows = kTogether * Passes;            // of this warp
-  constexpr int kParts = detail::kMergePairs / kRows;  // warps of a block of pairs
+  constexpr int kRows = kTogether * Passes;              // of this warp
+  constexpr int kParts = detail::kMergePairs / kRows;    // warps of a block of pairs
+  constexpr int kAcross = kWaveLanes / kRows;            // entries whose lse are read at once
+  constexpr int kEntries = kAcross > 16 ? kAcross : 16;  // of a round
+  constexpr int kReads = kEntries / kAcross;
+  constexpr int kAhead = Passes == 1 ? 8 : Passes == 2 ? 4 : 2;  // partials in flight
+  static_assert(kEntries % kAcross == 0 && kEntries % kAhead == 0);
 
   const detail::FusedPlanView& plan = arguments.plan;
-  const int lane = threadIdx.x % kWaveLanes, row_lane = lane % kRowLanes;
+  const int lane = threadIdx.x % kWaveLanes, row_lane = lane % kRowLanes, together = lane / kRowLanes;
   const int warp = blockIdx.x * (kMergeThreads / kWaveLanes) + threadIdx.x / kWaveLanes;
-  const int list = warp / kParts;
+  const int list = warp / kParts, first_pair = warp % kParts * kRows;
   const int all_pairs = __ldg(&plan.header->rows) * arguments.group;
   const int pair_block = list / arguments.kv_heads, kv_head = list - pair_block * arguments.kv_heads;
-  int pair = warp % kParts * kRows + lane / kRowLanes;  // of the block
+  const bool exists = pair_block * detail::kMergePairs + first_pair < all_pairs;
   int begin = 0, entries = 0;
-  int2 entry = make_int2(0, 0);  // one a lane
-  if (pair_block * detail::kMergePairs + warp % kParts * kRows < all_pairs) {
+  int2 entry = make_int2(0, 0);
+  if (exists) {
     begin = __ldg(plan.merge_begin + list);
     entries = __ldg(plan.merge_begin + list + 1) - begin;
-    if (lane < entries) entry = __ldg(reinterpret_cast<const int2*>(plan.merge_entries + begin) + lane);
+    if (lane < kEntries && lane < entries) {
+      entry = __ldg(reinterpret_cast<const int2*>(plan.merge_entries + begin) + lane);
+    }
   }
-  const auto locate = [&] {
-    return locate_pair(arguments, max(min(pair_block * detail::kMergePairs + pair, all_pairs - 1), 0), kv_head);
-  };
-  PairPlace place = locate();
+  PairPlace places[Passes];
+#pragma unroll
+  for (int p = 0; p < Passes; ++p) {
+    const int pair = pair_block * detail::kMergePairs + first_pair + p * kTogether + together;
+    places[p] = locate_pair(arguments, max(min(pair, all_pairs - 1), 0), kv_head);
+  }
   wait_for_predecessor();
   let_successor_start();
   if (blockIdx.x == 0 && threadIdx.x == 0) *plan.queue_next = 0;
+  if (entries == 0) return;
 
-#pragma unroll 1
-  for (int pass = 0; pass < Passes; ++pass, pair += kTogether) {
-    if (pass > 0) place = locate();
-    float top = kNoPeak, total = 0.0f;
-    bool covered = false;
-    float sums[8] = {};
-#pragma unroll 1
-    for (int done = 0; done < entries; done += Batch) {
-      if (entries > kWaveLanes && done % kWaveLanes == 0) {
-        if (done + lane < entries) {
-          entry = __ldg(reinterpret_cast<const int2*>(plan.merge_entries + begin + done) + lane);
-        }
-      }
-      float lse[Batch];
-      uint4 rows[Batch];
+  const int lse_pair = first_pair + lane % kRows, lse_entry = lane / kRows;
+  float top = -INFINITY, total = 0.0f;
+  bool covered = false;
+  float sums[Passes][8];
 #pragma unroll
-      for (int i = 0; i < Batch; ++i) {
-        const int partial = __shfl_sync(kAllLanes, entry.x, (done + i) % kWaveLanes);
-        const int interval = __shfl_sync(kAllLanes, entry.y, (done + i) % kWaveLanes);
-        const bool inside = done + i < entries && pair >= (interval & 0xffff) && pair < (interval >> 16);
-        covered |= inside;
-        lse[i] = -INFINITY;
-        rows[i] = make_uint4(0, 0, 0, 0);
-        if (inside && partial != detail::kNoPartial) {
-          lse[i] = __ldcg(plan.partial_lse + partial + pair);
-          if (row_lane * 8 < HeadDim) {
-            const T* row = static_cast<const T*>(plan.partial_out) + static_cast<std::int64_t>(partial + pair) * HeadDim;
-            rows[i] = __ldcg(reinterpret_cast<const uint4*>(row) + row_lane);
+  for (int p = 0; p < Passes; ++p) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[p][i] = 0.0f;
+  }
+#pragma unroll 1
+  for (int done = 0; done < entries; done += kEntries) {
+    if (done > 0) {
+      entry = make_int2(0, 0);
+      if (lane < kEntries && done + lane < entries) {
+        entry = __ldg(reinterpret_cast<const int2*>(plan.merge_entries + begin + done) + lane);
+      }
+    }
+    // Weights: lane holds those of pair lse_pair in entries lse_entry, lse_entry + kAcross, ...
+    float weights[kReads], highest = -INFINITY, sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kReads; ++i) {
+      const int partial = __shfl_sync(kAllLanes, entry.x, i * kAcross + lse_entry);
+      const int interval = __shfl_sync(kAllLanes, entry.y, i * kAcross + lse_entry);
+      const bool inside = lse_pair >= (interval & 0xffff) && lse_pair < (interval >> 16);
+      covered |= inside;
+      weights[i] = inside && partial != detail::kNoPartial ? __ldcg(plan.partial_lse + partial + lse_pair) : -INFINITY;
+      highest = fmaxf(highest, weights[i]);
+    }
+#pragma unroll
+    for (int step = kRows; step < kWaveLanes; step <<= 1) {
+      highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, step));
+    }
+    const float new_top = fmaxf(top, highest);
+    const float factor = top > -INFINITY ? exp2_fast(top - new_top) : 0.0f;
+    top = new_top;
+#pragma unroll
+    for (int i = 0; i < kReads; ++i) {
+      weights[i] = weights[i] > -INFINITY ? exp2_fast(weights[i] - top) : 0.0f;
+      sum += weights[i];
+    }
+#pragma unroll
+    for (int step = kRows; step < kWaveLanes; step <<= 1) sum += __shfl_xor_sync(kAllLanes, sum, step);
+    total = total * factor + sum;
+    if (done > 0) {
+#pragma unroll
+      for (int p = 0; p < Passes; ++p) {
+        const float row_factor = __shfl_sync(kAllLanes, factor, p * kTogether + together);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums[p][i] *= row_factor;
+      }
+    }
+    // Rows.
+    const int now = min(kEntries, entries - done);
+#pragma unroll
+    for (int e0 = 0; e0 < kEntries; e0 += kAhead) {
+      if (e0 >= now) break;
+      uint4 rows[kAhead][Passes];
+#pragma unroll
+      for (int e = 0; e < kAhead; ++e) {
+        const int partial = __shfl_sync(kAllLanes, entry.x, e0 + e);
+        const int interval = __shfl_sync(kAllLanes, entry.y, e0 + e);
+#pragma unroll
+        for (int p = 0; p < Passes; ++p) {
+          const int pair = first_pair + p * kTogether + together;
+          rows[e][p] = make_uint4(0, 0, 0, 0);
+          if (pair >= (interval & 0xffff) && pair < (interval >> 16) && partial != detail::kNoPartial &&
+              row_lane * 8 < HeadDim) {
+            const T* row =
+                static_cast<const T*>(plan.partial_out) + static_cast<std::int64_t>(partial + pair) * HeadDim;
+            rows[e][p] = __ldcg(reinterpret_cast<const uint4*>(row) + row_lane);
           }
         }
       }
-      float new_top = top;
 #pragma unroll
-      for (int i = 0; i < Batch; ++i) new_top = fmaxf(new_top, lse[i]);
-      const float factor = exp2_fast(top - new_top);
-      top = new_top;
-      total *= factor;
+      for (int e = 0; e < kAhead; ++e) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[i] *= factor;
+        for (int p = 0; p < Passes; ++p) {
+          const float weight = __shfl_sync(kAllLanes, weights[(e0 + e) / kAcross],
+                                           (e0 + e) % kAcross * kRows + p * kTogether + together);
+          const std::uint32_t words[4] = {rows[e][p].x, rows[e][p].y, rows[e][p].z, rows[e][p].w};
 #pragma unroll
-      for (int i = 0; i < Batch; ++i) {
-        const float weight = exp2_fast(lse[i] - top);
-        total += weight;
-        const std::uint32_t words[4] = {rows[i].x, rows[i].y, rows[i].z, rows[i].w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float2 value = unpack<T>(words[j]);
-          sums[2 * j] += weight * value.x;
-          sums[2 * j + 1] += weight * value.y;
+          for (int i = 0; i < 4; ++i) {
+            const float2 value = unpack<T>(words[i]);
+            sums[p][2 * i] += weight * value.x;
+            sums[p][2 * i + 1] += weight * value.y;
+          }
         }
       }
     }
-    const int pair_of_all = pair_block * detail::kMergePairs + pair;
-    if (covered && pair_of_all < all_pairs) {
-      const float inverse = total > 0.0f ? 1.0f / total : 0.0f;
-      if (row_lane * 8 < HeadDim) {
-        uint4 result;
-        result.x = pack<T>(sums[0] * inverse, sums[1] * inverse);
-        result.y = pack<T>(sums[2] * inverse, sums[3] * inverse);
-        result.z = pack<T>(sums[4] * inverse, sums[5] * inverse);
-        result.w = pack<T>(sums[6] * inverse, sums[7] * inverse);
-        *(reinterpret_cast<uint4*>(out_of<T>(arguments, place)) + row_lane) = result;
-      }
-      if (row_lane == 0) store_lse(arguments, place, total > 0.0f ? top + __log2f(total) : -INFINITY);
+  }
+#pragma unroll
+  for (int step = kRows; step < kWaveLanes; step <<= 1) {
+    covered |= __shfl_xor_sync(kAllLanes, static_cast<int>(covered), step) != 0;
+  }
+#pragma unroll
+  for (int p = 0; p < Passes; ++p) {
+    const int pair_of_warp = p * kTogether + together;
+    const float row_total = __shfl_sync(kAllLanes, total, pair_of_warp);
+    const float row_top = __shfl_sync(kAllLanes, top, pair_of_warp);
+    const bool row_covered = __shfl_sync(kAllLanes, static_cast<int>(covered), pair_of_warp) != 0;
+    const int pair = pair_block * detail::kMergePairs + first_pair + pair_of_warp;
+    if (!row_covered || pair >= all_pairs) continue;
+    const float inverse = row_total > 0.0f ? 1.0f / row_total : 0.0f;
+    const PairPlace place = places[p];
+    if (row_lane * 8 < HeadDim) {
+      uint4 result;
+      result.x = pack<T>(sums[p][0] * inverse, sums[p][1] * inverse);
+      result.y = pack<T>(sums[p][2] * inverse, sums[p][3] * inverse);
+      result.z = pack<T>(sums[p][4] * inverse, sums[p][5] * inverse);
+      result.w = pack<T>(sums[p][6] * inverse, sums[p][7] * inverse);
+      *(reinterpret_cast<uint4*>(out_of<T>(arguments, place)) + row_lane) = result;
     }
-    __syncwarp();
+    if (row_lane == 0) store_lse(arguments, place, row_total > 0.0f ? row_top + __log2f(row_total) : -INFINITY);
   }
 }
 

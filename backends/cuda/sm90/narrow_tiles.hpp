@@ -197,7 +197,7 @@ class NarrowFeeder {
     constexpr int kWords = C::kRowBytes / 16;
     const std::int64_t offset = next_place_.row * arguments_.q_row_stride + next_place_.head * arguments_.q_head_stride;
 #pragma unroll 2
-    for (int i = 0; i < 16 * kWords / kWaveLanes; ++i) {
+    for (int i = 0; i * kWaveLanes < pairs_ * kWords; ++i) {  // rows beyond the pairs keep what they held: never stored
       const int index = lane_ + i * kWaveLanes, row = index / kWords, word = index % kWords;
       const std::int64_t row_offset = __shfl_sync(kAllLanes, offset, row);
       const T* source = static_cast<const T*>(arguments_.q) + row_offset + word * 8;
@@ -233,7 +233,8 @@ class NarrowFeeder {
       offset_ = first - entry_ * arguments_.block_tokens;
     }
     if (offset_ + segment_left_ > arguments_.block_tokens || entry_ > 0) load_window();
-    if (entry_ > 0) block_ = __shfl_sync(kAllLanes, window_, 0);
+    if (entry_ > 0)
+      block_ = __shfl_sync(kAllLanes, window_, 0);
     else
       follow_tile();
   }
@@ -308,8 +309,10 @@ class NarrowFeeder {
       const bool whole = arguments_.page_tokens > 0 && offset_ % 16 == 0;
       const int tokens = min(min(left_, segment_left_), detail::kNarrowTokens);
       info.tokens |= tokens << (8 * s);
-      if (s == 0) info.pairs_see[0] = pair_lo_ | (pair_hi_ << 8);
-      else info.pairs_see[1] = pair_lo_ | (pair_hi_ << 8);
+      if (s == 0)
+        info.pairs_see[0] = pair_lo_ | (pair_hi_ << 8);
+      else
+        info.pairs_see[1] = pair_lo_ | (pair_hi_ << 8);
       info.flags |= flags_of(pair_lo_, pair_hi_) | (tokens < detail::kNarrowTokens ? kStageMasked : 0);
       bytes += (whole ? detail::kNarrowTokens : tokens) * C::kRowBytes;
       const int i = lane_ - 16 * s;
@@ -385,8 +388,10 @@ class NarrowFeeder {
       __syncwarp();
       next_stage();
       if (begun_) {
-        if (values) fetch_ahead();
-        else start_q();
+        if (values)
+          fetch_ahead();
+        else
+          start_q();
       }
     }
   }
@@ -401,7 +406,7 @@ class NarrowFeeder {
   std::uint32_t parity_ = 0, q_parity_ = 0;
   int next_number_ = 0, later_number_ = 0;
   int next_words_ = 0, later_words_ = 0;  ///< of the FusedTile, one a lane
-  PairPlace next_place_;  ///< of one pair of the next tile
+  PairPlace next_place_;                  ///< of one pair of the next tile
   Segments next_segments_, segments_;
   bool begun_ = false;  ///< the current tile's Q is still to be copied, or the next tile to be fetched
   int segment_ = 0, segment_end_ = 0, segment_lane_ = 0, left_ = 0, kv_head_ = 0, pair_begin_ = 0, pairs_ = 0;
@@ -442,19 +447,15 @@ class NarrowWorker {
       const int columns = info.flags & (kStageLowPairs | kStageHighPairs);
       const std::uint32_t k_stage = ring_ + stage * C::kStageBytes;
       float scores[C::kSteps][2][4];
-      if (columns == 1)
-        multiply_qk<1>(scores, k_stage);
-      else if (columns == 2)
-        multiply_qk<2>(scores, k_stage);
-      else
-        multiply_qk<3>(scores, k_stage);
       const std::uint16_t* token_pairs = stages_.token_pairs[stage];
-      std::uint32_t weights[C::kSteps][2][2];
-      if (info.flags & kStageByToken)
-        mask_tokens(scores, token_pairs);
-      else if (info.flags & kStageMasked)
-        mask_steps(scores, info);
+      if (columns == 1)
+        multiply_qk<1>(scores, k_stage, info, token_pairs);
+      else if (columns == 2)
+        multiply_qk<2>(scores, k_stage, info, token_pairs);
+      else
+        multiply_qk<3>(scores, k_stage, info, token_pairs);
       release(stage, parity);
+      std::uint32_t weights[C::kSteps][2][2];
       if (columns == 1)
         softmax<1>(scores, weights);
       else if (columns == 2)
@@ -520,7 +521,8 @@ class NarrowWorker {
   }
 
   template <int Columns>
-  __device__ __forceinline__ void multiply_qk(float (&scores)[C::kSteps][2][4], std::uint32_t stage) {
+  __device__ __forceinline__ void multiply_qk(float (&scores)[C::kSteps][2][4], std::uint32_t stage,
+                                              const StageInfo& info, const std::uint16_t* token_pairs) {
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
@@ -552,36 +554,34 @@ class NarrowWorker {
         }
       }
     }
+    mask<Columns>(scores, info, token_pairs);
   }
 
+  /// Hides a token of this lane from the pairs outside [lo, hi).
+  template <int Columns>
   __device__ __forceinline__ void mask_token(float (&scores)[2][4], int h, int lo, int hi) {
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
+      if (!(Columns >> b & 1)) continue;
       const int pair = 8 * b + 2 * (lane_ % 4);
       if (pair < lo || pair >= hi) scores[b][2 * h] = -INFINITY;
       if (pair + 1 < lo || pair + 1 >= hi) scores[b][2 * h + 1] = -INFINITY;
     }
   }
 
-  __device__ __forceinline__ void mask_steps(float (&scores)[C::kSteps][2][4], const StageInfo& info) {
+  template <int Columns>
+  __device__ __forceinline__ void mask(float (&scores)[C::kSteps][2][4], const StageInfo& info,
+                                       const std::uint16_t* token_pairs) {
+    if (!(info.flags & kStageMasked)) return;
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
       const int tokens = (info.tokens >> (8 * s)) & 0xff;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const bool exists = lane_ / 4 + 8 * h < tokens;
-        mask_token(scores[s], h, info.pairs_see[s] & 255, exists ? info.pairs_see[s] >> 8 : 0);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void mask_tokens(float (&scores)[C::kSteps][2][4], const std::uint16_t* token_pairs) {
-#pragma unroll
-    for (int s = 0; s < C::kSteps; ++s) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int interval = token_pairs[s * 16 + lane_ / 4 + 8 * h];
-        mask_token(scores[s], h, interval & 255, interval >> 8);
+        const int token = lane_ / 4 + 8 * h;
+        int see = token < tokens ? info.pairs_see[s] : 0;
+        if (info.flags & kStageByToken) see = token_pairs[s * 16 + token];
+        mask_token<Columns>(scores[s], h, see & 255, see >> 8);
       }
     }
   }

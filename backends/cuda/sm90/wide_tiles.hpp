@@ -13,7 +13,8 @@ namespace espalier::gpu::sm90 {
 enum NamedBarrier : int {
   kTurn = 1,   ///< and 2: the turn of each consumer warpgroup on the matrix units
   kGroup = 4,  ///< and 5: within a consumer warpgroup
-  kBlock = 6   ///< all threads: the wide tiles are done, their shared memory is free
+  kBlock = 6,  ///< all threads: the wide tiles are done, their shared memory is free
+  kFeeders = 7
 };
 
 /// Warps 0 and 1 feed K and Q, warps 2 and 3 feed V, each the chunks whose number has its parity: issuing copies takes a

@@ -44,7 +44,7 @@ struct NarrowStages {
       barrier_init(shared_address(&full[stage]), 1);
       barrier_init(shared_address(&empty[stage]), 1);
     }
-    barrier_init(shared_address(&q_full), kWaveLanes);
+    barrier_init(shared_address(&q_full), kWaveLanes + 1);  // each lane's copies, and the tile
     barrier_init(shared_address(&q_empty), 1);
   }
 };
@@ -173,6 +173,8 @@ class NarrowFeeder {
     barrier_wait(shared_address(&stages_.q_empty), q_parity_ ^ 1);
     q_parity_ ^= 1;
     if (lane_ < 8) reinterpret_cast<int*>(&stages_.tile)[lane_] = next_words_;
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(shared_address(&stages_.q_full));
     copy_q_rows();
   }
 
@@ -356,6 +358,7 @@ class NarrowFeeder {
     if (lane_ < C::kStageTokens) {
       stages_.token_pairs[stage_][lane_] = static_cast<std::uint16_t>(lo | (hi << 8));
     }
+    __syncwarp();  // before lane 0 hands the stage over
     return copy;
   }
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <iostream>
-#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -63,6 +63,36 @@ void convert(NpyArray& array, Scalar scalar) {
     bad_input(array.place_of(at), " is beyond the range of ", name_of(scalar));
 }
 
+void print_report(const Options& options, const Problem& problem, const Solution& solution) {
+  const auto& [nodes, rows] = problem.tree;
+  const HeadShape& heads = problem.heads;
+  if (options.json) {
+    nlohmann::ordered_json report = {{"tree", options.tree},
+                                     {"nodes", nodes.size()},
+                                     {"rows", rows.size()},
+                                     {"tokens", problem.tree.tokens()},
+                                     {"query_heads", heads.query_heads},
+                                     {"kv_heads", heads.kv_heads},
+                                     {"head_dim", heads.head_dim},
+                                     {"dtype", name_of(problem.scalar)},
+                                     {"kernel", options.kernel},
+                                     {"strategy", options.strategy},
+                                     {"block_tokens", problem.block_tokens},
+                                     {"plan_ms", solution.plan_ms},
+                                     {"attend_ms", solution.attend_ms},
+                                     {"out", options.out}};
+    if (!options.lse.empty()) report["lse"] = options.lse;
+    std::cout << report.dump(2) << "\n";
+    return;
+  }
+  const std::string how =
+      options.kernel == "oracle" ? options.kernel : options.kernel + " kernel, " + options.strategy + " strategy";
+  std::cout << rows.size() << " rows over " << problem.tree.tokens() << " tokens in " << nodes.size() << " nodes, "
+            << heads.query_heads << " query and " << heads.kv_heads << " KV heads of " << heads.head_dim << ", "
+            << name_of(problem.scalar) << ", " << how << ": " << solution.attend_ms << " ms\n"
+            << "wrote " << options.out << (options.lse.empty() ? "" : " and " + options.lse) << "\n";
+}
+
 int attend_files(const Options& options) {
   const TreeInput tree = read_tree(options.tree);
   auto [q, k, v] = read_arrays(options, tree);
@@ -70,7 +100,9 @@ int attend_files(const Options& options) {
     bad_input("--scale is ", *options.scale, ", expected a finite number other than 0");
   if (!std::isfinite(options.soft_cap) || options.soft_cap < 0)
     bad_input("--soft-cap is ", options.soft_cap, ", expected a finite number, 0 or more");
-  if (options.lse == options.out) bad_input("--lse names the same file as --out: ", options.out);
+  if (std::error_code ignored; std::filesystem::weakly_canonical(options.lse, ignored) ==
+                               std::filesystem::weakly_canonical(options.out, ignored))
+    bad_input("--lse names the same file as --out: ", options.out);
   const Scalar own_scalar = q.type == NpyType::f4 ? Scalar::f32 : Scalar::f16;
   const Scalar scalar = options.scalar.empty() ? own_scalar : scalar_named(options.scalar);
   for (NpyArray* array : {&q, &k, &v}) convert(*array, scalar);
@@ -79,16 +111,17 @@ int attend_files(const Options& options) {
   if (!options.lse.empty()) lse_file.emplace(options.lse);
 
   const bool by_oracle = options.kernel == "oracle";
-  const Problem problem{
-      tree,
-      {int(q.shape[1]), int(k.shape[1]), int(q.shape[2])},
-      q.values,
-      k.values,
-      v.values,
-      scalar,
-      options.block_tokens,
-      strategy_named(options.strategy),
-      {options.scale.value_or(0.0f), options.soft_cap, by_oracle ? Kernel::automatic : kernel_named(options.kernel)}};
+  const Problem problem{.tree = tree,
+                        .heads = {int(q.shape[1]), int(k.shape[1]), int(q.shape[2])},
+                        .q = q.values,
+                        .k = k.values,
+                        .v = v.values,
+                        .scalar = scalar,
+                        .block_tokens = options.block_tokens,
+                        .strategy = strategy_named(options.strategy),
+                        .options = {.scale = options.scale.value_or(0.0f),
+                                    .soft_cap = options.soft_cap,
+                                    .kernel = by_oracle ? Kernel::automatic : kernel_named(options.kernel)}};
   const Solution solution = by_oracle ? solve_by_oracle(problem) : solve(problem);
   if (!std::all_of(solution.out.begin(), solution.out.end(), [](float value) { return std::isfinite(value); })) {
     std::cerr << "espalier: attend: out is not finite everywhere: scores or sums exceed the range of float\n";
@@ -100,29 +133,7 @@ int attend_files(const Options& options) {
   out_file.commit();
   if (lse_file) lse_file->commit();
 
-  if (options.json) {
-    nlohmann::ordered_json report = {{"tree", options.tree},
-                                     {"nodes", tree.nodes.size()},
-                                     {"rows", tree.rows.size()},
-                                     {"tokens", tree.tokens()},
-                                     {"query_heads", q.shape[1]},
-                                     {"kv_heads", k.shape[1]},
-                                     {"head_dim", q.shape[2]},
-                                     {"dtype", name_of(scalar)},
-                                     {"kernel", options.kernel},
-                                     {"strategy", options.strategy},
-                                     {"block_tokens", options.block_tokens},
-                                     {"plan_ms", solution.plan_ms},
-                                     {"attend_ms", solution.attend_ms},
-                                     {"out", options.out}};
-    if (lse_file) report["lse"] = options.lse;
-    std::cout << report.dump(2) << "\n";
-    return 0;
-  }
-  std::cout << tree.rows.size() << " rows over " << tree.tokens() << " tokens in " << tree.nodes.size() << " nodes, "
-            << q.shape[1] << " query and " << k.shape[1] << " KV heads of " << q.shape[2] << ", " << name_of(scalar)
-            << ", " << (by_oracle ? "oracle" : options.kernel + " kernel, " + options.strategy + " strategy") << ": "
-            << solution.attend_ms << " ms\nwrote " << options.out << (lse_file ? " and " + options.lse : "") << "\n";
+  print_report(options, problem, solution);
   return 0;
 }
 

@@ -162,6 +162,7 @@ TEST_CASE("outputs that cannot be written are refused before anything is compute
   refuses_outputs(files.folder().path("absent/out.npy"), lse, {"absent/out.npy", "cannot be written"});
   refuses_outputs(out, files.folder().path("absent/lse.npy"), {"absent/lse.npy", "cannot be written"});
   refuses_outputs(out, out, {"--lse", "same file"});
+  refuses_outputs(out, files.folder().path("./out.npy"), {"--lse", "same file"});
   refuses_outputs("/dev/null", lse, {"/dev/null", "no regular file"});
   std::filesystem::create_directory(files.folder().path("folder"));
   refuses_outputs(files.folder().path("folder"), lse, {"folder", "no regular file"});

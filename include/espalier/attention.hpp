@@ -98,6 +98,19 @@ void expects_cache(const KvCache<View>& cache, int block_tokens, const HeadShape
   expects_extent(cache.v, 0, std::int64_t(cache.k.extent(0)), function, "v", "blocks of k");
 }
 
+/// Enters the cache into AppendParams or AttendParams.
+template <class Params, class View>
+void set_cache(Params& params, const KvCache<View>& cache) {
+  params.k = cache.k.data();
+  params.k_block_stride = std::int64_t(cache.k.stride(0));
+  params.k_token_stride = std::int64_t(cache.k.stride(1));
+  params.k_head_stride = std::int64_t(cache.k.stride(2));
+  params.v = cache.v.data();
+  params.v_block_stride = std::int64_t(cache.v.stride(0));
+  params.v_token_stride = std::int64_t(cache.v.stride(1));
+  params.v_head_stride = std::int64_t(cache.v.stride(2));
+}
+
 }  // namespace detail
 
 /// Writes K and V of new tokens into their slots. Enqueued on the instance; allocates nothing, waits for nothing.
@@ -136,14 +149,7 @@ void append(const Exec& exec, const Slots& slots, const NewView& k_new, const Ne
   params.v_new = v_new.data();
   params.v_new_token_stride = std::int64_t(v_new.stride(0));
   params.v_new_head_stride = std::int64_t(v_new.stride(1));
-  params.k = cache.k.data();
-  params.k_block_stride = std::int64_t(cache.k.stride(0));
-  params.k_token_stride = std::int64_t(cache.k.stride(1));
-  params.k_head_stride = std::int64_t(cache.k.stride(2));
-  params.v = cache.v.data();
-  params.v_block_stride = std::int64_t(cache.v.stride(0));
-  params.v_token_stride = std::int64_t(cache.v.stride(1));
-  params.v_head_stride = std::int64_t(cache.v.stride(2));
+  detail::set_cache(params, cache);
   detail::append(exec, params);
 }
 
@@ -200,14 +206,7 @@ void attend(const Exec& exec, const Plan<Exec>& plan, const QueryView& q, const 
   params.q = q.data();
   params.q_row_stride = std::int64_t(q.stride(0));
   params.q_head_stride = std::int64_t(q.stride(1));
-  params.k = cache.k.data();
-  params.k_block_stride = std::int64_t(cache.k.stride(0));
-  params.k_token_stride = std::int64_t(cache.k.stride(1));
-  params.k_head_stride = std::int64_t(cache.k.stride(2));
-  params.v = cache.v.data();
-  params.v_block_stride = std::int64_t(cache.v.stride(0));
-  params.v_token_stride = std::int64_t(cache.v.stride(1));
-  params.v_head_stride = std::int64_t(cache.v.stride(2));
+  detail::set_cache(params, cache);
   params.out = out.data();
   params.out_row_stride = std::int64_t(out.stride(0));
   params.out_head_stride = std::int64_t(out.stride(1));

@@ -55,7 +55,7 @@ struct PlanCapacity {
 struct PlanConfig {
   HeadShape heads;
   Scalar scalar = Scalar::f32;
-  PlanCapacity capacity;
+  PlanCapacity capacity{};
   PlanStrategy strategy = PlanStrategy::automatic;
   std::int32_t workers = 0;  ///< 0: chosen for the execution space
   CostModel cost_model = kCpuCostModel;

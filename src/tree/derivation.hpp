@@ -58,6 +58,7 @@ class Derivation {
     line.target_nodes = target_nodes;
     line.rows = rows;
     line.block_tokens = block_tokens;
+    line.merge_share = kRunsOnHost<Exec> ? 512 : 4;
     line.block_capacity = tree.capacity().blocks;
     line.sort = {keys_.data(), keys_.data() + sorted_, items_.data(), items_.data() + sorted_};
     line.hops_a = hops_.data();

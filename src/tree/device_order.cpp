@@ -34,7 +34,7 @@ struct Described : Line {
 
 struct Reset {
   static constexpr const char* kLabel = "espalier::DeviceOrder::reset";
-  static constexpr bool kAlways = true;
+  using Always = void;
   KOKKOS_FUNCTION static std::int32_t items(const Described&) { return 1; }
   KOKKOS_FUNCTION static void run(const Described& c, std::int32_t) {
     c.status->reset();
@@ -45,7 +45,7 @@ struct Reset {
 /// Finds what is wrong; nodes are leaves at first.
 struct Check {
   static constexpr const char* kLabel = "espalier::DeviceOrder::check";
-  static constexpr bool kAlways = true;
+  using Always = void;
   KOKKOS_FUNCTION static std::int32_t items(const Described& c) { return c.max_nodes > c.rows ? c.max_nodes : c.rows; }
 
   KOKKOS_FUNCTION static void run(const Described& c, std::int32_t i) {
@@ -112,7 +112,7 @@ struct CopyBlocks {
   }
 };
 
-using Steps = Program<Each<Reset>, Each<Check>, Sorting<SiblingOrder>::Steps, Each<Link>, LineSteps>;
+struct OrderSteps : Program<Each<Reset>, Each<Check>, Sorting<SiblingOrder>::Steps, Each<Link>, LineSteps> {};
 
 template <class View>
 void expects_extent(const View& view, std::size_t extent, const char* name, const char* what) {
@@ -181,7 +181,7 @@ void DeviceOrder<Exec>::update(const Exec& exec, const DeviceTree<Exec>& describ
   c.block_table = described.block_table.data();
   if (described.row_visible.extent(0) == 0) c.row_visible = nullptr;
 
-  run_program<Steps>(exec, "espalier::DeviceOrder::update", std::int64_t(std::max(nodes, rows)), c);
+  run_program<OrderSteps>(exec, "espalier::DeviceOrder::update", std::int64_t(std::max(nodes, rows)), c);
   run_lists<CopyBlocks>(exec, c.max_nodes, c);
 }
 

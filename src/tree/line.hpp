@@ -79,6 +79,7 @@ struct Line {
   std::int32_t target_nodes;  ///< that the host counts in the target
   std::int32_t rows;
   std::int32_t block_tokens;
+  std::int32_t merge_share;  ///< items that a thread merges at once
   std::int64_t block_capacity;
   const std::int32_t* parent;        // [max_nodes]
   const std::int32_t* tokens;        // [max_nodes]
@@ -135,6 +136,32 @@ struct Jump {
     return c.status->nodes - buffer(c, passes(c))[event].nodes;
   }
   KOKKOS_FUNCTION static std::int32_t position(const Line& c, std::int32_t node) { return entered_before(c, node); }
+};
+
+/// The ranks of all events. One thread walks the tour, which takes fewer steps; many threads jump.
+struct RankEvents {
+  template <class Team>
+  KOKKOS_FUNCTION static void on_team(const Team& team, const Line& c) {
+    if (team.team_size() > 1) return Passes<Jump>::on_team(team, c);
+    if (c.failed() || c.status->nodes == 0) return;
+    Hop* out = Jump::buffer(c, Jump::passes(c));
+    std::int32_t left = c.status->nodes;
+    for (std::int32_t event = 0; event != kNone;) {  // node 0 is the first root
+      const Hop hop = c.hops_a[event];
+      out[event].nodes = left;
+      left -= hop.nodes;
+      event = hop.next;
+    }
+  }
+
+  template <class Exec, class Context>
+  static void on_grid(const Exec& exec, const Context& c) {
+    if constexpr (kRunsOnHost<Exec>) {
+      run_on_one_team<RankEvents>(exec, Jump::kLabel, c);
+    } else {
+      Passes<Jump>::on_grid(exec, c);
+    }
+  }
 };
 
 /// Nodes go to their positions; first_block holds the number of blocks at first.
@@ -216,7 +243,7 @@ struct PlaceRows {
 /// Nodes behind the real ones become empty roots. A derivation that failed becomes a tree whose rows see nothing.
 struct Finish {
   static constexpr const char* kLabel = "espalier::DeviceOrder::finish";
-  static constexpr bool kAlways = true;
+  using Always = void;
   KOKKOS_FUNCTION static std::int32_t items(const Line& c) {
     const std::int32_t items = PlaceRows::items(c);
     return items > 0 ? items : 1;
@@ -254,7 +281,7 @@ struct Finish {
 };
 
 /// From linked nodes to the tree, but for the entries of its block table.
-using LineSteps =
-    Program<Passes<Jump>, Each<Place>, Scan<PlaceBlocks>, Sorting<RowOrder>::Steps, Each<PlaceRows>, Each<Finish>>;
+struct LineSteps
+    : Program<RankEvents, Each<Place>, Scan<PlaceBlocks>, Sorting<RowOrder>::Steps, Each<PlaceRows>, Each<Finish>> {};
 
 }  // namespace espalier::derive

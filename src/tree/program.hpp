@@ -4,7 +4,7 @@
 //
 // A step is a struct with static members only: kLabel, items(context), run(context, ...). A context is a struct of
 // plain pointers and counts; it says by failed() whether the input turned out to be wrong. Steps then do nothing, except
-// those with kAlways.
+// those that name a type Always.
 
 #include <Kokkos_Core.hpp>
 #include <cstdint>
@@ -20,13 +20,27 @@ inline constexpr std::int64_t kTeamItems = 4096;
 
 template <class Step, class Context>
 KOKKOS_FUNCTION bool runs(const Context& context) {
-  if constexpr (requires { Step::kAlways; }) return true;
+  if constexpr (requires { typename Step::Always; }) return true;
   return !context.failed();
 }
 
+/// Kokkos passes kernels of more than 512 bytes, its own part included, through constant memory, and waits for that. A
+/// kernel that it takes for light goes the direct way.
+template <class Policy>
+auto light(const Policy& policy) {
+  return Kokkos::Experimental::require(policy, Kokkos::Experimental::WorkItemProperty::HintLightWeight);
+}
+
 template <class Exec>
-Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>> over(const Exec& exec, std::int32_t items) {
-  return {exec, 0, items};
+auto over(const Exec& exec, std::int32_t items) {
+  return light(Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, items));
+}
+
+/// Teams of kThreads on a GPU, of one thread on a host.
+template <int kThreads, class Exec>
+auto teams(const Exec& exec, std::int32_t league) {
+  constexpr int kTeamThreads = kRunsOnHost<Exec> ? 1 : kThreads;
+  return light(Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kThreads, 1>>(exec, league, kTeamThreads));
 }
 
 /// A loop: run(context, i) for every item, in any order.
@@ -167,17 +181,12 @@ struct TeamKernel {
 
 template <class Steps, class Exec, class Context>
 void run_on_one_team(const Exec& exec, const char* label, const Context& context) {
-  using Kernel = TeamKernel<Steps, Context>;
-  static_assert(sizeof(Kernel) <= 512, "larger functors go through constant memory, which makes Kokkos wait");
-  constexpr int kThreads = kRunsOnHost<Exec> ? 1 : 1024;
-  Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<1024, 1>>(exec, 1, kThreads),
-                       Kernel{context});
+  Kokkos::parallel_for(label, teams<1024>(exec, 1), TeamKernel<Steps, Context>{context});
 }
 
 /// @param items  of the largest step
 template <class Steps, class Exec, class Context>
 void run_program(const Exec& exec, const char* label, std::int64_t items, const Context& context) {
-  static_assert(sizeof(Context) <= 480, "larger functors go through constant memory, which makes Kokkos wait");
   if (items <= kTeamItems) return run_on_one_team<Steps>(exec, label, context);
   Steps::on_grid(exec, context);
 }
@@ -194,11 +203,8 @@ struct ListKernel {
 
 template <class Step, class Exec, class Context>
 void run_lists(const Exec& exec, std::int32_t items, const Context& context) {
-  static_assert(sizeof(Context) <= 480, "larger functors go through constant memory, which makes Kokkos wait");
   if (items == 0) return;
-  constexpr int kThreads = kRunsOnHost<Exec> ? 1 : 128;
-  Kokkos::parallel_for(Step::kLabel, Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<128, 4>>(exec, items, kThreads),
-                       ListKernel<Step, Context>{context});
+  Kokkos::parallel_for(Step::kLabel, teams<128>(exec, items), ListKernel<Step, Context>{context});
 }
 
 }  // namespace espalier::derive

@@ -94,13 +94,15 @@ struct Sorting {
     }
   };
 
-  /// Merges neighbouring runs: an item's new place is its own plus that in the other run.
+  /// Merges pairs of neighbouring runs. A thread writes merge_share neighbouring items: where they come from in the two
+  /// runs is found by bisection, then they are merged one by one.
+  /// Method: Odeh, Green, Mwassi, Shmueli and Birk 2012, "Merge path: parallel merging made simple".
   struct Merge {
     static constexpr const char* kLabel = Order::kLabel;
 
     template <class Context>
     KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
-      return Order::items(c);
+      return (Order::items(c) + c.merge_share - 1) / c.merge_share;
     }
 
     template <class Context>
@@ -109,32 +111,58 @@ struct Sorting {
     }
 
     template <class Context>
-    KOKKOS_FUNCTION static void run(const Context& c, std::int32_t pass, std::int32_t i) {
+    KOKKOS_FUNCTION static void run(const Context& c, std::int32_t pass, std::int32_t share) {
       if (c.status->unsorted[Order::kWhich] == 0) return;
       const std::int32_t left = Sorting::passes(c) - pass;
       const SortBuffer in = buffer(c, left);
       const SortBuffer out = buffer(c, left - 1);
-      const std::int64_t width = std::int64_t{kRun} << pass;
-      const std::int64_t items = Order::items(c);
-      const std::int64_t pair_begin = i / (2 * width) * (2 * width);
-      const std::int64_t middle = pair_begin + width < items ? pair_begin + width : items;
-      const std::int64_t pair_end = middle + width < items ? middle + width : items;
-      const std::uint64_t key = in.keys[i];
-      // Among equal keys the left run goes first. Keys are below 2^64 - 1 or, all of them equal, at the end.
-      std::int64_t place;
-      if (i < middle) {
-        place = i + (lower_bound(in.keys, std::int32_t(middle), std::int32_t(pair_end), key) - middle);
-      } else if (key == ~std::uint64_t{0}) {
-        place = i;
-      } else {
-        place = i - middle + lower_bound(in.keys, std::int32_t(pair_begin), std::int32_t(middle), key + 1);
+      const std::uint32_t width = std::uint32_t{kRun} << pass;
+      const auto items = std::uint32_t(Order::items(c));
+      const auto at_most = [=](std::uint32_t place, std::uint32_t end) { return place < end ? place : end; };
+      std::uint32_t begin = std::uint32_t(share) * std::uint32_t(c.merge_share);
+      const std::uint32_t share_end = at_most(begin + std::uint32_t(c.merge_share), items);
+      while (begin < share_end) {
+        const std::uint32_t first = begin & ~(2 * width - 1);
+        const std::uint32_t middle = at_most(first + width, items);
+        const std::uint32_t last = at_most(middle + width, items);
+        const std::uint32_t end = at_most(share_end, last);
+        merge(in, out, {first, middle, last}, begin, end);
+        begin = end;
       }
-      out.keys[place] = key;
-      out.items[place] = in.items[i];
+    }
+
+   private:
+    /// The runs [first, middle) and [middle, last).
+    struct Pair {
+      std::uint32_t first, middle, last;
+    };
+
+    /// Writes places [begin, end) of the merged pair. Among equal keys the left run goes first.
+    KOKKOS_FUNCTION static void merge(const SortBuffer& in, const SortBuffer& out, const Pair& pair,
+                                      std::uint32_t begin, std::uint32_t end) {
+      // Of the places before `begin`, those up to `a` come from the left run, as many as are left from the right one.
+      const std::uint32_t before = begin - pair.first;
+      const std::uint32_t right = pair.last - pair.middle;
+      std::uint32_t a = pair.first + (before > right ? before - right : 0);
+      for (std::uint32_t high = begin < pair.middle ? begin : pair.middle; a < high;) {
+        const std::uint32_t middle = a + (high - a) / 2;
+        if (in.keys[middle] <= in.keys[pair.middle + begin - middle - 1]) {
+          a = middle + 1;
+        } else {
+          high = middle;
+        }
+      }
+      std::uint32_t b = pair.middle + begin - a;
+      for (std::uint32_t place = begin; place < end; ++place) {
+        const bool from_left = b == pair.last || (a < pair.middle && in.keys[a] <= in.keys[b]);
+        const std::uint32_t from = from_left ? a++ : b++;
+        out.keys[place] = in.keys[from];
+        out.items[place] = in.items[from];
+      }
     }
   };
 
-  using Steps = Program<Each<Runs>, Passes<Merge>>;
+  struct Steps : Program<Each<Runs>, Passes<Merge>> {};
 
   /// Where the result lies.
   template <class Context>

@@ -66,7 +66,7 @@ struct Tables : Line {
 
 struct Clear {
   static constexpr const char* kLabel = "espalier::BlockTableReader::clear";
-  static constexpr bool kAlways = true;
+  using Always = void;
   KOKKOS_FUNCTION static std::int32_t items(const Tables& c) { return c.pool_blocks > 0 ? c.pool_blocks : 1; }
   KOKKOS_FUNCTION static void run(const Tables& c, std::int32_t block) {
     if (block < c.pool_blocks) c.first_user[block] = Tables::kNobody;
@@ -124,7 +124,7 @@ KOKKOS_INLINE_FUNCTION Gap gap_of(const Tables& c, std::int32_t sequence) {
 /// Checks lengths and ids, registers samples.
 struct CheckTables {
   static constexpr const char* kLabel = "espalier::BlockTableReader::check";
-  static constexpr bool kAlways = true;
+  using Always = void;
 
   template <class Team>
   KOKKOS_FUNCTION static void run(const Tables& c, const Team& team, std::int32_t sequence) {
@@ -132,13 +132,22 @@ struct CheckTables {
       Kokkos::single(Kokkos::PerTeam(team), [&] { c.status->report(Fault::length, sequence); });
       return;
     }
-    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, c.blocks_of_sequence(sequence)), [&](std::int32_t place) {
-      const std::int32_t block = c.row(sequence)[place];
-      if (block < 0 || block >= c.pool_blocks) {
-        c.status->report(Fault::block, std::int64_t{sequence} * c.max_blocks + place);
-      } else if (place % kSample == kSample - 1) {
-        register_block(c, sequence, place, sequence);
-      }
+    const std::int32_t* row = c.row(sequence);
+    const std::int32_t blocks = c.blocks_of_sequence(sequence);
+    const auto pool_blocks = std::uint32_t(c.pool_blocks);
+    std::int32_t wrong = 0;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamThreadRange(team, blocks),
+        [=](std::int32_t place, std::int32_t& sum) { sum += std::uint32_t(row[place]) >= pool_blocks ? 1 : 0; }, wrong);
+    if (wrong > 0) {
+      Kokkos::parallel_for(Kokkos::TeamThreadRange(team, blocks), [&](std::int32_t place) {
+        if (std::uint32_t(row[place]) >= pool_blocks)
+          c.status->report(Fault::block, std::int64_t{sequence} * c.max_blocks + place);
+      });
+      return;
+    }
+    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, blocks / kSample), [&](std::int32_t sample) {
+      register_block(c, sequence, sample * kSample + kSample - 1, sequence);
     });
   }
 };
@@ -178,9 +187,11 @@ struct FindChains {
     });
     if (!plausible || origin < 0) return;
     const std::int32_t* origin_row = c.row(origin);
-    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, leaves), [&](std::int32_t place) {
-      if (row[place] != origin_row[place]) c.suspect();
-    });
+    std::int32_t different = 0;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamThreadRange(team, leaves),
+        [=](std::int32_t place, std::int32_t& sum) { sum += row[place] != origin_row[place] ? 1 : 0; }, different);
+    if (different > 0) c.suspect();
     if (leaves < blocks && leaves < c.blocks_of_sequence(origin) && row[leaves] == origin_row[leaves]) c.suspect();
   }
 };
@@ -432,7 +443,7 @@ struct CopyChains {
   }
 };
 
-using TableSteps = Program<Each<CheckHeads>, SlowSearch, Sorting<Boundaries>::Steps, Scan<NumberNodes>,
-                           Each<BeginNodes>, Each<LinkNodes>, Each<MakeRows>, LineSteps>;
+struct TableSteps : Program<Each<CheckHeads>, SlowSearch, Sorting<Boundaries>::Steps, Scan<NumberNodes>,
+                            Each<BeginNodes>, Each<LinkNodes>, Each<MakeRows>, LineSteps> {};
 
 }  // namespace espalier::derive

@@ -22,6 +22,11 @@ struct HostTables {
   [[nodiscard]] std::int32_t blocks_of(std::int32_t sequence) const {
     return (lengths[std::size_t(sequence)] + block_tokens - 1) / block_tokens;
   }
+  [[nodiscard]] std::int32_t all_blocks() const {
+    std::int32_t sum = 0;
+    for (std::int32_t s = 0; s < sequences(); ++s) sum += blocks_of(s);
+    return sum;
+  }
   [[nodiscard]] std::int32_t max_blocks() const {
     std::size_t most = 0;
     for (const auto& row : blocks) most = std::max(most, row.size());

@@ -51,8 +51,8 @@ struct Reading {
 
   Reading(std::int32_t sequences, std::int32_t pool_blocks, const TreeCapacity& capacity)
       : reader(exec, {sequences, pool_blocks}), tree(exec, capacity) {}
-  explicit Reading(const HostTables& host, std::int32_t blocks = 1 << 20)
-      : Reading(host.sequences(), host.pool_blocks, {2 * host.sequences(), host.sequences(), blocks}) {}
+  explicit Reading(const HostTables& host)
+      : Reading(host.sequences(), host.pool_blocks, {2 * host.sequences(), host.sequences(), host.all_blocks()}) {}
 
   /// Nothing if the tree of the tables is what it should be.
   std::string difference(const HostTables& host, std::int32_t spare_blocks = 0, std::int32_t gap = 0) {
@@ -242,7 +242,7 @@ TEMPLATE_LIST_TEST_CASE("chains of sequences that each go on from the one before
     row.push_back(2 * s + 1);
     host.lengths.push_back(2 * std::int32_t(row.size()) - s % 2);
   }
-  Reading<TestType> reading(host, 4000);
+  Reading<TestType> reading(host.sequences(), host.pool_blocks, {2 * host.sequences(), host.sequences(), 4000});
   REQUIRE(reading.difference(host) == "");
   REQUIRE(reading.reader.report(reading.exec).nodes == 2999);
   std::ranges::reverse(host.blocks);

@@ -130,29 +130,35 @@ void update_plan(benchmark::State& state, const std::string& workload, PlanStrat
   state.counters["tiles"] = plan.report(exec).tiles;
 }
 
-/// Adds up all bits of K and V, eight numbers at a time.
+/// Adds up all words of K and V, several runs of memory at a time, so that a thread has many reads under way.
 template <ScalarElement Element>
 void read(benchmark::State& state, const std::string& workload) {
   AttendSetup<Element> setup(workload);
-  using Words = Kokkos::View<const std::uint64_t*, Exec::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+  constexpr std::size_t kRun = 512, kStreams = 8;  // words; runs that a thread reads together
   const std::size_t words = setup.layers[0].k.size() * sizeof(Element) / sizeof(std::uint64_t);
-  constexpr std::size_t kRun = 512;
+  const std::size_t pieces = words / (kRun * kStreams);
+  if (pieces == 0) return state.SkipWithMessage("too small");
   std::size_t layer = 0;
   for ([[maybe_unused]] auto step : state) {
     for (const auto& view : {setup.layers[layer].k, setup.layers[layer].v}) {
-      const Words source(reinterpret_cast<const std::uint64_t*>(view.data()), words);
+      const auto* source = reinterpret_cast<const std::uint64_t*>(view.data());
       std::uint64_t sum = 0;
       Kokkos::parallel_reduce(
-          "espalier::perf::read", Kokkos::RangePolicy<Exec>(setup.exec, 0, words / kRun),
-          KOKKOS_LAMBDA(std::size_t run, std::uint64_t& total) {
-            for (std::size_t i = run * kRun; i < (run + 1) * kRun; ++i) total += source(i);
+          "espalier::perf::read", Kokkos::RangePolicy<Exec>(setup.exec, 0, pieces),
+          KOKKOS_LAMBDA(std::size_t piece, std::uint64_t& total) {
+            const std::uint64_t* begin = source + piece * kRun * kStreams;
+            std::uint64_t sums[kStreams] = {};
+            for (std::size_t i = 0; i < kRun; i += 8)
+              for (std::size_t stream = 0; stream < kStreams; ++stream)
+                for (std::size_t word = 0; word < 8; ++word) sums[stream] += begin[stream * kRun + i + word];
+            for (const std::uint64_t part : sums) total += part;
           },
           sum);
       benchmark::DoNotOptimize(sum);
     }
     layer = (layer + 1) % setup.layers.size();
   }
-  state.SetBytesProcessed(std::int64_t(2 * words * sizeof(std::uint64_t)) * state.iterations());
+  state.SetBytesProcessed(std::int64_t(2 * pieces * kRun * kStreams * sizeof(std::uint64_t)) * state.iterations());
 }
 
 /// Time by the clock on the wall; the CPU column then adds up all threads.

@@ -19,7 +19,8 @@ void multiply_add_rate(benchmark::State& state) {
   const Kokkos::View<float*, Exec> results("espalier::perf::results", std::size_t(threads));
   for ([[maybe_unused]] auto step : state) {
     Kokkos::parallel_for(
-        "espalier::perf::multiply_add", Kokkos::RangePolicy<Exec>(exec, 0, threads), KOKKOS_LAMBDA(int thread) {
+        "espalier::perf::multiply_add", Kokkos::RangePolicy<Exec>(exec, 0, threads, Kokkos::ChunkSize(1)),
+        KOKKOS_LAMBDA(int thread) {
           Vector chain[kChains];
           for (Vector& value : chain) value = Vector::broadcast(float(thread));
           const Vector factor = Vector::broadcast(0.999f);

@@ -291,7 +291,7 @@ struct AttendTiles {
 
   /// Vectors of this panel run along the dimensions.
   template <int kWidth>
-  static constexpr bool kNarrow = kOnHost && kWidth <= kNarrowLanes;
+  static constexpr bool kNarrow = kOnHost && kVectorFloats > 1 && kWidth <= kNarrowLanes;
 
   /// Place of (lane, dimension) in a panel's q and o.
   template <int kWidth>

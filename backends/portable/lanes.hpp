@@ -10,9 +10,17 @@
 
 #include "espalier/detail/scalar.hpp"
 
+#if defined(__CUDA_ARCH__) || defined(__HIP_DEVICE_COMPILE__)
+#define ESPALIER_DEVICE_PASS  // device code knows no vectors: each of its threads holds one float
+#elif defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 namespace espalier::portable {
 
-#if defined(__AVX512F__)
+#if defined(ESPALIER_DEVICE_PASS)
+inline constexpr int kVectorFloats = 1;
+#elif defined(__AVX512F__)
 inline constexpr int kVectorFloats = 16;
 #elif defined(__AVX__)
 inline constexpr int kVectorFloats = 8;
@@ -41,8 +49,15 @@ struct Lanes {
     return lanes;
   }
   static Lanes load(const bfloat16* p) { return {std::bit_cast<Float>(load_bits(p) << 16)}; }
-  /// As to_float(float16).
+  /// As to_float(float16), by the converter of the CPU where it has one.
   static Lanes load(const float16* p) {
+#if defined(__F16C__) && !defined(ESPALIER_DEVICE_PASS)
+#if defined(__AVX512F__)
+    if constexpr (kWidth == 16) return {std::bit_cast<Float>(_mm512_cvtph_ps(load_raw<__m256i>(p)))};
+#endif
+    if constexpr (kWidth == 8) return {std::bit_cast<Float>(_mm256_cvtph_ps(load_raw<__m128i>(p)))};
+    if constexpr (kWidth == 4) return {std::bit_cast<Float>(_mm_cvtph_ps(_mm_cvtsi64_si128(load_raw<long long>(p))))};
+#endif
     const Bits bits = load_bits(p);
     const Bits magnitude = (bits & 0x7fff) << 13;
     const Float scaled = std::bit_cast<Float>(magnitude) * 0x1p112f;
@@ -88,6 +103,13 @@ struct Lanes {
   }
 
  private:
+  template <class Raw>
+  static Raw load_raw(const void* p) {
+    Raw raw;
+    std::memcpy(&raw, p, sizeof raw);
+    return raw;
+  }
+
   template <class Half>
   static Bits load_bits(const Half* p) {
     typename VectorOf<kWidth>::Short bits;

@@ -11,7 +11,7 @@ namespace espalier::gpu::sm90 {
 
 inline constexpr int kThreads = 512;    ///< warpgroups 0 and 1 feed, 2 and 3 compute
 inline constexpr int kNarrowWarps = 8;  ///< that compute, and as many that feed them
-inline constexpr int kChunk = 64;  ///< elements of one 128-byte swizzled row
+inline constexpr int kChunk = 64;       ///< elements of one 128-byte swizzled row
 
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.
 template <int HeadDim>

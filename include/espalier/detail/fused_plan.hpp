@@ -103,8 +103,8 @@ struct FusedPlanView {
   const GatheredToken* gathered;
   const FusedTile* wide_tiles;
   const FusedTile* narrow_tiles;
-  const FusedWorker* worker;  ///< [workers]
-  std::uint32_t* queue_next;         ///< [1]  zero between launches
+  const FusedWorker* worker;        ///< [workers]
+  std::uint32_t* queue_next;        ///< [1]  zero between launches
   const std::int32_t* merge_begin;  ///< [ceil(rows * group / 16) * kv_heads + 1]  entries of each (pair block, KV head)
   const MergeEntry* merge_entries;
   const std::int32_t* row_visible;  ///< [rows]

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
-#include <optional>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -148,7 +148,8 @@ class DecodeSession {
     const auto need = TreeCapacity{snapshot_.nodes(), snapshot_.rows(), std::int32_t(snapshot_.block_table.size())};
     if (!arrays_ || need.nodes > arrays_->capacity().nodes || need.rows > arrays_->capacity().rows ||
         need.blocks > arrays_->capacity().blocks)
-      arrays_.emplace(layer_.exec(), TreeCapacity{with_room(need.nodes), with_room(need.rows), with_room(need.blocks)});
+      arrays_ = std::make_unique<TreeArrays<Exec>>(
+          layer_.exec(), TreeCapacity{with_room(need.nodes), with_room(need.rows), with_room(need.blocks)});
     arrays_->upload(layer_.exec(), snapshot_);
     layer_.exec().fence("espalier::cli: the tree is on the device");
   }
@@ -271,7 +272,7 @@ class DecodeSession {
   std::unordered_map<std::uint64_t, History> histories_;
   std::vector<BranchRow> rows_;  // of the step
   TreeSnapshot snapshot_;
-  std::optional<TreeArrays<Exec>> arrays_;
+  std::unique_ptr<TreeArrays<Exec>> arrays_;  // of the first step on
   std::map<PlanStrategy, Plan<Exec>> plans_;
 };
 

@@ -96,6 +96,7 @@ class Demo {
   void decode(int level, const std::vector<BranchId>& growing, bool check) {
     session_.append(growing, 1);
     std::vector<BranchRow> rows;
+    rows.reserve(growing.size());
     for (const BranchId branch : growing) rows.push_back({branch});
     session_.begin_step(rows);
     const KvTree& tree = session_.tree();

@@ -77,7 +77,7 @@ class Layer {
           Kokkos::deep_copy(exec_, Kokkos::subview(device, chunk), Kokkos::subview(host, chunk));
           return Kokkos::subview(device, chunk);
         } else {
-          const auto part = Kokkos::subview(device, chunk, Kokkos::ALL, Kokkos::ALL);
+          auto part = Kokkos::subview(device, chunk, Kokkos::ALL, Kokkos::ALL);
           Kokkos::deep_copy(exec_, part, Kokkos::subview(host, chunk, Kokkos::ALL, Kokkos::ALL));
           return part;
         }

@@ -51,9 +51,7 @@ int run(const Command& command) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run_tool(int argc, char** argv) {
   CLI::App app("Tree attention over shared KV blocks: exact, portable, each shared token stored and read once.",
                "espalier");
   app.set_version_flag("--version", std::string(espalier::version()));
@@ -85,4 +83,15 @@ int main(int argc, char** argv) {
   for (const auto& [options, command] : subcommands)
     if (options->parsed()) return run(command);
   return kBadInput;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run_tool(argc, argv);
+  } catch (...) {  // no memory even for the options
+    std::fputs("espalier: cannot start\n", stderr);
+    return kBadInput;
+  }
 }

@@ -197,9 +197,10 @@ NpyArray read_npy(const std::string& file, const std::string& name, std::size_t 
     bad_input(file, ": ", name, " has the shape ", shape_text(header.shape), ", expected ", dimensions);
 
   NpyArray array{file, name, header.type == "<f4" ? NpyType::f4 : NpyType::f2, header.shape, {}};
+  const std::string size_of_array = file + ": the size of " + name;
   std::int64_t count = 1;
-  for (const std::int64_t extent : array.shape) count = product_of({count, extent}, file + ": the size of " + name);
-  const std::int64_t bytes = product_of({count, bytes_of(array.type)}, file + ": the size of " + name);
+  for (const std::int64_t extent : array.shape) count = product_of({count, extent}, size_of_array);
+  const std::int64_t bytes = product_of({count, bytes_of(array.type)}, size_of_array);
   // Before memory is asked for, the file must be as long as it says.
   const auto begin = stream.tellg();
   stream.seekg(0, std::ios::end);
@@ -210,7 +211,7 @@ NpyArray read_npy(const std::string& file, const std::string& name, std::size_t 
               shape_text(array.shape));
   if (there > bytes)
     bad_input(file, ": has ", there - bytes, " bytes behind its data of shape ", shape_text(array.shape));
-  expects_memory(product_of({count, 4}, file + ": the size of " + name), file + ": " + name);
+  expects_memory(product_of({count, 4}, size_of_array), file + ": " + name);
 
   array.values.resize(std::size_t(count));
   if (array.type == NpyType::f4) {

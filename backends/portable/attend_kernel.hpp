@@ -113,6 +113,7 @@ struct AttendTiles {
   KOKKOS_FUNCTION void operator()(const Member& team) const {
     const auto base = reinterpret_cast<std::uintptr_t>(team.team_scratch(1).get_shmem(scratch_bytes_on_device()));
     Scratch scratch;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): Kokkos aligns scratch memory to 8 bytes only
     carve(reinterpret_cast<char*>((base + 63) / 64 * 64), p.head_dim, scratch);
     const int worker = team.league_rank();
     for (int t = p.plan.worker_begin[worker]; t < p.plan.worker_begin[worker + 1]; ++t)

@@ -58,9 +58,9 @@ struct TileCost {
     return reading + products;
   }
 
-  /// Cost of one tile; of its lanes `partials` are merged with others.
-  KOKKOS_FUNCTION std::int64_t tile(std::int64_t lanes, std::int64_t tokens_, std::int64_t partials) const {
-    return tile_ps + lanes * lane_ps + partials * partial_ps + tokens(lanes, tokens_);
+  /// Cost of one tile of `length` tokens; of its lanes `partials` are merged with others.
+  KOKKOS_FUNCTION std::int64_t tile(std::int64_t lanes, std::int64_t length, std::int64_t partials) const {
+    return tile_ps + lanes * lane_ps + partials * partial_ps + tokens(lanes, length);
   }
 };
 

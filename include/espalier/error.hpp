@@ -36,8 +36,8 @@ namespace detail {
 
 /// A condition together with the place that states it.
 struct Condition {
-  Condition(bool holds_, std::source_location where_ = std::source_location::current())
-      : holds(holds_), where(where_) {}
+  Condition(bool condition, std::source_location place = std::source_location::current())
+      : holds(condition), where(place) {}
   bool holds;
   std::source_location where;
 };

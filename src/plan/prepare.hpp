@@ -20,7 +20,7 @@ class Scratch {
   template <class T>
   T* take(std::size_t count) {
     constexpr std::size_t kAlignment = 64;
-    T* array = reinterpret_cast<T*>(begin_ + bytes_);
+    T* array = reinterpret_cast<T*>(begin_ + bytes_);  // NOLINT(performance-no-int-to-ptr): null may move
     bytes_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return array;
   }

@@ -78,7 +78,7 @@ struct SiblingOrder {
   static constexpr std::int32_t kWhich = std::int32_t(Sorted::siblings);
   KOKKOS_FUNCTION static std::int32_t items(const Described& c) { return c.max_nodes; }
   KOKKOS_FUNCTION static std::uint64_t key(const Described& c, std::int32_t node) {
-    return std::uint64_t(c.parent[node] + 1);
+    return std::uint64_t(std::int64_t(c.parent[node]) + 1);
   }
 };
 

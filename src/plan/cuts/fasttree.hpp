@@ -18,7 +18,7 @@ struct FastTreeTiles {
   std::int32_t tokens[2];  // TSK
   std::int32_t split[2];   // tokens of a tile
 
-  KOKKOS_FUNCTION int phase(std::int32_t rows_) const { return rows_ > rows[1] ? 0 : 1; }
+  KOKKOS_FUNCTION int phase(std::int32_t node_rows) const { return node_rows > rows[1] ? 0 : 1; }
 };
 
 /// What the threads of a walk share.

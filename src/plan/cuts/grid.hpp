@@ -100,8 +100,8 @@ struct Grid {
     return row_begin + ceil_div(limited_end - row_begin, tile_rows) * tile_rows;
   }
 
-  KOKKOS_FUNCTION std::int64_t cost_of(std::int64_t rows, std::int64_t tokens_) const {
-    return tile_cost(rows, tokens_, group) + (ceil_div(rows, tile_rows) - 1) * tile_cost(0, tokens_, group);
+  KOKKOS_FUNCTION std::int64_t cost_of(std::int64_t rows, std::int64_t length) const {
+    return tile_cost(rows, length, group) + (ceil_div(rows, tile_rows) - 1) * tile_cost(0, length, group);
   }
 
   KOKKOS_FUNCTION std::int32_t run_end(std::int32_t first_row) const {

@@ -1,6 +1,9 @@
 #include "espalier/plan.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
+#include <queue>
 #include <vector>
 
 #include "automatic.hpp"
@@ -73,6 +76,29 @@ template <class Exec>
 std::int32_t workers_for(const Exec& exec) {
   constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
   return kOnHost ? kWorkersPerThread * exec.concurrency() : std::max(1, exec.concurrency() / 256);
+}
+
+/// How many workers run together: a thread of a CPU takes one after another, a GPU has room for all.
+template <class Exec>
+std::int32_t workers_at_a_time(std::int32_t workers) {
+  constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+  return kOnHost ? std::max(1, workers / kWorkersPerThread) : workers;
+}
+
+/// When the last of some jobs ends, if `at_a_time` of them run together and the next begins where one ends.
+std::int64_t makespan(const std::vector<std::int64_t>& jobs, std::int32_t at_a_time) {
+  std::priority_queue<std::int64_t, std::vector<std::int64_t>, std::greater<>> ends;
+  std::int64_t last = 0;
+  for (const std::int64_t job : jobs) {
+    std::int64_t begin = 0;
+    if (std::int32_t(ends.size()) >= at_a_time) {
+      begin = ends.top();
+      ends.pop();
+    }
+    ends.push(begin + job);
+    last = std::max(last, begin + job);
+  }
+  return last;
 }
 
 PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
@@ -364,17 +390,23 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
         4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
   }
   const detail::TileCost tile_cost = detail::tile_cost_of(config.cost_model, config.heads, config.scalar);
-  double largest = 0;
-  double all = 0;
-  for (std::int32_t worker = 0; worker < config.workers; ++worker) {
-    double cost = 0;
+  const auto picoseconds_of = [&](const detail::Tile& tile) {
+    std::int32_t merged = 0;
+    for (std::size_t row = tile.row_begin; row < std::size_t(tile.row_end); ++row) {
+      const std::size_t list = row * config.heads.kv_heads + tile.kv_head;
+      merged += merge_begin[list + 1] - merge_begin[list] > 1;
+    }
+    const std::int64_t group = config.heads.group();
+    return tile_cost.tile((tile.row_end - tile.row_begin) * group, tile.tokens, merged * group);
+  };
+  std::vector<std::int64_t> worker_ps(std::size_t(config.workers), 0);
+  for (std::int32_t worker = 0; worker < config.workers; ++worker)
     for (std::int32_t t = worker_begin[worker]; t < worker_begin[worker + 1]; ++t)
-      cost +=
-          double(tile_cost.tile((tiles[t].row_end - tiles[t].row_begin) * config.heads.group(), tiles[t].tokens, 0));
-    largest = std::max(largest, cost);
-    all += cost;
-  }
-  report.imbalance = all > 0 ? largest * config.workers / all - 1 : 0;
+      worker_ps[worker] += picoseconds_of(tiles[t]);
+  const std::int64_t largest = *std::max_element(worker_ps.begin(), worker_ps.end());
+  const std::int64_t all = std::accumulate(worker_ps.begin(), worker_ps.end(), std::int64_t(0));
+  report.imbalance = all > 0 ? double(largest) * config.workers / double(all) - 1 : 0;
+  report.predicted_us = 1e-6 * double(makespan(worker_ps, workers_at_a_time<Exec>(config.workers)));
   return report;
 }
 

@@ -1,6 +1,7 @@
 // Plans of every strategy, checked from their arrays: what their tiles cover, how partials find their rows, what they
 // say about themselves. No attention is computed but where a plan must be safe to attend with.
 
+#include <catch2/catch_approx.hpp>
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 
@@ -88,6 +89,35 @@ TEMPLATE_LIST_TEST_CASE("a plan reports what its arrays and its tree say", "[pla
     CHECK(report.imbalance >= 0);
     CHECK(report.imbalance <= 5);  // all work on one of six
   });
+}
+
+TEMPLATE_LIST_TEST_CASE("the predicted time is the cost model's, of the workers that run together", "[plan]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  Tree tree{"64 chains of 256 tokens and 44", {}, {}};
+  for (std::int32_t chain = 0; chain < 64; ++chain) {
+    tree.nodes.push_back({-1, 256});
+    tree.nodes.push_back({2 * chain, 44});
+    tree.rows.push_back({2 * chain + 1});
+  }
+  const TreeSnapshot snapshot = snapshot_of(tree, 16);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  PlanConfig config = config_of<TestType>(snapshot, {2, 1, 128}, PlanStrategy::node, 32);
+  config.cost_model = {.tile_us = 2,
+                       .lane_us = 0.5,
+                       .partial_us = 0.25,
+                       .read_gbs = 10,
+                       .math_gflops = 100,
+                       .lane_step = 4,
+                       .overlaps = false};
+  Plan<TestType> plan(exec, config);
+  plan.update(exec, arrays);
+  // Two tiles a chain, each of two lanes, computed as four, whose results are merged.
+  const double chain_us = 2 * (2 + 2 * 0.5 + 2 * 0.25) + 300 * 2 * 128 * 4 / 10e3 + 300 * 4 * 4 * 128 / 100e3;
+  constexpr bool kOnHost =
+      bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename TestType::memory_space>::accessible);
+  const PlanReport report = plan.report(exec);
+  CHECK(report.predicted_us == Catch::Approx(64 * chain_us / (kOnHost ? 2 : 32)).epsilon(0.05));
 }
 
 TEMPLATE_LIST_TEST_CASE("reading every token once for all its rows is what node does, sequence reads it for each",

@@ -159,6 +159,10 @@ struct AutomaticCut {
     segments[0] = segment_of_node(c.tree, node);
   }
 
+  KOKKOS_FUNCTION std::int64_t cost_of(const detail::Tile& tile) const {
+    return x.group_cost(tile.row_end - tile.row_begin, tile.tokens, true);
+  }
+
   /// Tiles of a group go row tile by row tile, each in pieces of about equal length.
   KOKKOS_FUNCTION detail::Tile tile(std::int32_t node, std::int32_t k, const detail::Segment*, Counts& before) const {
     const Group group = group_at(node);

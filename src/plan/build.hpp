@@ -87,7 +87,8 @@ struct FillSegments {
   }
 };
 
-/// Thread i fills tiles i, i + stride, ...: the number of tiles is known on the device alone.
+/// Thread i fills tiles i, i + stride, ...: the number of tiles is known on the device alone. A tile's KV heads follow
+/// each other, since their K and V lie side by side.
 template <class Cut>
 struct FillTiles {
   Cut cut;
@@ -96,14 +97,13 @@ struct FillTiles {
 
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
     const std::int64_t tiles = a.totals->tiles;
-    for (std::int64_t t = first; t < tiles; t += stride) fill(t, tiles);
+    for (std::int64_t t = first; t < tiles; t += stride) fill(t);
   }
 
  private:
-  KOKKOS_FUNCTION void fill(std::int64_t t, std::int64_t tiles) const {
-    const std::int64_t tiles_of_head = tiles / a.kv_heads;
-    const std::int64_t kv_head = t / tiles_of_head;
-    const std::int64_t in_head = t % tiles_of_head;
+  KOKKOS_FUNCTION void fill(std::int64_t t) const {
+    const std::int64_t in_head = t / a.kv_heads;
+    const std::int64_t kv_head = t % a.kv_heads;
     std::int32_t item = 0;  // the last item that begins at or before the tile
     for (std::int32_t low = 0, high = std::int32_t(a.totals->items); low < high;) {
       const std::int32_t middle = low + (high - low) / 2;
@@ -126,8 +126,9 @@ struct FillTiles {
     for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) behind += a.segments[s].tokens;
     tile.open = behind == 0 ? 1 : 0;
     a.tiles[t] = tile;
-    const std::int64_t cost_before = kv_head * (a.totals->cost / a.kv_heads) + before.cost + in_item.cost;
-    Kokkos::atomic_inc(&a.worker_tiles[worker_of(cost_before)]);
+    const std::int64_t cost = cost_of(tile);
+    const std::int64_t cost_before = (before.cost + in_item.cost) * a.kv_heads + kv_head * cost;
+    Kokkos::atomic_inc(&a.worker_tiles[worker_at(cost_before + cost / 2)]);
     for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row)
       Kokkos::atomic_inc(&a.merge_cursor[row * a.kv_heads + kv_head]);
   }
@@ -139,9 +140,16 @@ struct FillTiles {
       return item;
   }
 
-  /// Every worker gets an equal span of the line of costs: the tiles that begin in it.
-  KOKKOS_FUNCTION std::int32_t worker_of(std::int64_t cost_before) const {
-    const auto worker = std::int32_t(double(cost_before) / double(a.totals->cost) * a.workers);
+  KOKKOS_FUNCTION std::int64_t cost_of(const detail::Tile& tile) const {
+    if constexpr (requires { cut.cost_of(tile); })
+      return cut.cost_of(tile);
+    else
+      return tile_cost(tile.row_end - tile.row_begin, tile.tokens, cut.c.group);
+  }
+
+  /// Every worker gets an equal span of the line of costs: the tiles whose middles lie in it.
+  KOKKOS_FUNCTION std::int32_t worker_at(std::int64_t cost) const {
+    const auto worker = std::int32_t(double(cost) / double(a.totals->cost) * a.workers);
     return worker < a.workers ? worker : a.workers - 1;
   }
 };

@@ -28,13 +28,13 @@ void multiply_add_rate(benchmark::State& state) {
             for (Vector& value : chain) value = {value.value * factor.value + factor.value};
           Vector sum = chain[0];
           for (int c = 1; c < kChains; ++c) sum = sum + chain[c];
-          float lanes[Vector::width];
+          float lanes[Vector::kFloats];
           sum.store(lanes);
           results(std::size_t(thread)) = lanes[0];
         });
     exec.fence("espalier::perf::multiply_add");
   }
-  const double flops = 2.0 * Vector::width * kChains * kSteps * threads;
+  const double flops = 2.0 * Vector::kFloats * kChains * kSteps * threads;
   state.counters["flops"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
 }
 

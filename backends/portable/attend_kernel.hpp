@@ -308,8 +308,8 @@ struct AttendTiles {
     float* q = scratch.q + std::size_t(lane) * p.head_dim;
     float* o = scratch.o + std::size_t(lane) * p.head_dim;
     Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
-      const int of_tile = first_lane + lane + l;
-      scratch.row[lane + l] = float(of_tile / group);
+      const int row = (first_lane + lane + l) / group;
+      scratch.row[lane + l] = float(row);
       scratch.peak[lane + l] = -kInfinity;
       scratch.weight[lane + l] = 0;
     });
@@ -358,7 +358,8 @@ struct AttendTiles {
               p.head_dim, [&](int i, int d) { return k[i * p.head_dim + d]; }, q + l, s + t * kWidth + l, nullptr);
         }
         weigh<kWidth, Vector, kVectors>(tile, lane + l, chunk, scratch, s + l, rescale);
-        if (only_seen) return add_seen_values<kWidth>(l, kVectors * Vector::width, lane, chunk, scratch, s, rescale, o);
+        if (only_seen)
+          return add_seen_values<kWidth>(l, kVectors * Vector::kFloats, lane, chunk, scratch, s, rescale, o);
         for_blocks(p.head_dim, [&](auto rows, int first) {
           const float* v = scratch.v + first;
           block_product<kWidth, decltype(rows)::value, Vector, kVectors>(

@@ -30,9 +30,9 @@ inline constexpr int kVectorFloats = 4;
 
 template <int kWidth>
 struct VectorOf {
-  typedef float Float __attribute__((vector_size(kWidth * 4)));
-  typedef std::uint32_t Bits __attribute__((vector_size(kWidth * 4)));
-  typedef std::uint16_t Short __attribute__((vector_size(kWidth * 2)));
+  using Float [[gnu::vector_size(kWidth * 4)]] = float;
+  using Bits [[gnu::vector_size(kWidth * 4)]] = std::uint32_t;
+  using Short [[gnu::vector_size(kWidth * 2)]] = std::uint16_t;
 };
 
 /// kWidth floats in a vector register, by the vector extension that every supported host compiler has.
@@ -40,7 +40,7 @@ template <int kWidth>
 struct Lanes {
   using Float = typename VectorOf<kWidth>::Float;
   using Bits = typename VectorOf<kWidth>::Bits;
-  static constexpr int width = kWidth;
+  static constexpr int kFloats = kWidth;
   Float value;
 
   static Lanes load(const float* p) {
@@ -69,9 +69,9 @@ struct Lanes {
 
   /// Half of the lanes plus the other half.
   [[nodiscard]] Lanes<kWidth / 2> folded() const {
-    return [this]<int... i>(std::integer_sequence<int, i...>) {
-      return Lanes<kWidth / 2>{__builtin_shufflevector(value, value, i...) +
-                               __builtin_shufflevector(value, value, (kWidth / 2 + i)...)};
+    return [this]<int... kLane>(std::integer_sequence<int, kLane...>) {
+      return Lanes<kWidth / 2>{__builtin_shufflevector(value, value, kLane...) +
+                               __builtin_shufflevector(value, value, (kWidth / 2 + kLane)...)};
     }(std::make_integer_sequence<int, kWidth / 2>{});
   }
 
@@ -135,7 +135,7 @@ Lanes<4> sums(Lanes<kWidth> a, Lanes<kWidth> b, Lanes<kWidth> c, Lanes<kWidth> d
 /// One float: what a GPU thread holds.
 template <>
 struct Lanes<1> {
-  static constexpr int width = 1;
+  static constexpr int kFloats = 1;
   float value;
 
   template <class Element>

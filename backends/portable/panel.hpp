@@ -19,18 +19,19 @@ KOKKOS_FORCEINLINE_FUNCTION void block_product(int depth, const A& a, const floa
   Vector sum[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kVectors; ++j)
-      sum[i][j] = rescale ? Vector::load(c + i * kWidth + j * Vector::width) * Vector::load(rescale + j * Vector::width)
-                          : Vector::broadcast(0);
+      sum[i][j] = rescale
+                      ? Vector::load(c + i * kWidth + j * Vector::kFloats) * Vector::load(rescale + j * Vector::kFloats)
+                      : Vector::broadcast(0);
   for (int k = 0; k < depth; ++k) {
     Vector row[kVectors];
-    for (int j = 0; j < kVectors; ++j) row[j] = Vector::load(b + k * kWidth + j * Vector::width);
+    for (int j = 0; j < kVectors; ++j) row[j] = Vector::load(b + k * kWidth + j * Vector::kFloats);
     for (int i = 0; i < kRows; ++i) {
       const float factor = a(i, k);
       for (int j = 0; j < kVectors; ++j) sum[i][j] = multiply_add(factor, row[j], sum[i][j]);
     }
   }
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) sum[i][j].store(c + i * kWidth + j * Vector::width);
+    for (int j = 0; j < kVectors; ++j) sum[i][j].store(c + i * kWidth + j * Vector::kFloats);
 }
 
 /// score = soft_cap * tanh(score / soft_cap), in base 2; the division has been done in q.
@@ -42,7 +43,7 @@ KOKKOS_FUNCTION void cap_scores(int tokens, float soft_cap, float* s) {
   const Vector cap = Vector::broadcast(soft_cap * kLog2E);
   for (int t = 0; t < tokens; ++t)
     for (int j = 0; j < kVectors; ++j) {
-      float* score = s + t * kWidth + j * Vector::width;
+      float* score = s + t * kWidth + j * Vector::kFloats;
       const Vector x = max(Vector::broadcast(0) - limit, Vector::load(score));  // in this order it keeps a NaN
       const Vector bounded = where_between(x, 20.0f, kInfinity, limit, x);
       const Vector e = exp2(Vector::broadcast(2 * kLog2E) * bounded);  // tanh(x) = 1 - 2 / (e^2x + 1)
@@ -57,8 +58,8 @@ KOKKOS_FUNCTION void mask_scores(int tokens, const float* row_begin, const float
   const Vector hidden = Vector::broadcast(-kInfinity);
   for (int t = 0; t < tokens; ++t)
     for (int j = 0; j < kVectors; ++j) {
-      float* score = s + t * kWidth + j * Vector::width;
-      const Vector rows = Vector::load(lane_row + j * Vector::width);
+      float* score = s + t * kWidth + j * Vector::kFloats;
+      const Vector rows = Vector::load(lane_row + j * Vector::kFloats);
       where_between(rows, row_begin[t], row_end[t], Vector::load(score), hidden).store(score);
     }
 }
@@ -67,7 +68,7 @@ KOKKOS_FUNCTION void mask_scores(int tokens, const float* row_begin, const float
 template <int kWidth, class Vector, int kVectors>
 KOKKOS_FUNCTION void weigh_scores(int tokens, float* s, float* peak, float* weight, float* rescale) {
   for (int j = 0; j < kVectors; ++j) {
-    const int lane = j * Vector::width;
+    const int lane = j * Vector::kFloats;
     const Vector old_peak = Vector::load(peak + lane);
     Vector top = old_peak;
     for (int t = 0; t < tokens; ++t) top = max(top, Vector::load(s + t * kWidth + lane));
@@ -122,15 +123,15 @@ void weighted_values(int head_dim, int tokens, const Element* const* v, const fl
     Vector sum[kLanes][kVectors];
     for (int lane = 0; lane < kLanes; ++lane)
       for (int j = 0; j < kVectors; ++j)
-        sum[lane][j] = Vector::load(o + lane * head_dim + d + j * Vector::width) * Vector::broadcast(rescale[lane]);
+        sum[lane][j] = Vector::load(o + lane * head_dim + d + j * Vector::kFloats) * Vector::broadcast(rescale[lane]);
     for (int t = 0; t < tokens; ++t)
       for (int j = 0; j < kVectors; ++j) {
-        const Vector value = Vector::load(v[t] + d + j * Vector::width);
+        const Vector value = Vector::load(v[t] + d + j * Vector::kFloats);
         for (int lane = 0; lane < kLanes; ++lane)
           sum[lane][j] = multiply_add(s[t * kWidth + lane], value, sum[lane][j]);
       }
     for (int lane = 0; lane < kLanes; ++lane)
-      for (int j = 0; j < kVectors; ++j) sum[lane][j].store(o + lane * head_dim + d + j * Vector::width);
+      for (int j = 0; j < kVectors; ++j) sum[lane][j].store(o + lane * head_dim + d + j * Vector::kFloats);
   };
   constexpr int kRun = 4;
   int d = 0;

@@ -95,8 +95,11 @@ class Plan {
   /// The configuration, with the defaults filled in.
   [[nodiscard]] const PlanConfig& config() const;
 
-  /// The capacity that planning this tree with `config.strategy` takes; computed on the host.
-  [[nodiscard]] static PlanCapacity required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config);
+  /// The capacity that planning this tree with `config.strategy` takes; computed on the host. The instance, the one that
+  /// the plan will be made for, only chooses the workers when `config.workers` is 0.
+  /// @throws Error{invalid_argument} as the constructor, Error{capacity_exceeded} for a plan that no capacity can hold
+  [[nodiscard]] static PlanCapacity required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config,
+                                                      const Exec& exec = Exec{});
 
   /// Plans the tree; enqueued on the instance. The tree's arrays must stay alive and unchanged until the attentions
   /// that use this plan have run.

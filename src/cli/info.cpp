@@ -64,7 +64,7 @@ int print_info(bool as_json) {
   if (as_json) {
     nlohmann::ordered_json report = {{"version", version()},
                                      {"kokkos", {{"version", kokkos_version()}, {"backends", kokkos_backends()}}},
-                                     {"execution_space", exec.name()},
+                                     {"execution_space", Kokkos::DefaultExecutionSpace::name()},
                                      {"device", device},
                                      {"concurrency", exec.concurrency()},
                                      {"kernels", nlohmann::ordered_json::array()}};
@@ -80,7 +80,7 @@ int print_info(bool as_json) {
   for (const std::string& name : kokkos_backends()) (backends += backends.empty() ? "" : ", ") += name;
   std::printf("espalier  %s\nKokkos    %s with %s\ndevice    %s, %d at a time through %s\nkernels\n",
               std::string(version()).c_str(), kokkos_version().c_str(), backends.c_str(), device.c_str(),
-              int(exec.concurrency()), exec.name());
+              int(exec.concurrency()), Kokkos::DefaultExecutionSpace::name());
   for (const KernelInfo& kernel : kernels)
     std::printf("  %-12s %-8s %s\n", kernel.name.c_str(), kernel.backend.c_str(),
                 kernel.available ? "runs here" : ("does not run here: " + kernel.why_not).c_str());

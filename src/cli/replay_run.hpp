@@ -180,6 +180,7 @@ class ChatReplay {
 
   void sample() {
     std::vector<BranchRow> rows;
+    rows.reserve(live_.size());
     for (const LiveRequest& live : live_) rows.push_back({live.branch});
     result_.samples.take(session_, rows, options_.strategy);
   }
@@ -277,11 +278,13 @@ class ThoughtReplay {
     prune_ended(step);
     if (growing_.empty()) return;
     std::vector<BranchId> branches;
+    branches.reserve(growing_.size());
     for (const std::size_t id : growing_) branches.push_back(branches_[id]);
     session_.append(branches, 1);
     sharing_.observe(session_.tree(), session_.used_blocks());
     if (options_.attend_every > 0 && ++step_number_ % options_.attend_every == 0) {
       std::vector<BranchRow> rows;
+      rows.reserve(branches.size());
       for (const BranchId branch : branches) rows.push_back({branch});
       samples_.take(session_, rows, options_.strategy);
     }

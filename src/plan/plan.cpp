@@ -309,10 +309,10 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
 }
 
 template <ExecutionSpace Exec>
-PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given) {
+PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given, const Exec& exec) {
   check(given);
   PlanConfig config = given;
-  if (config.workers == 0) config.workers = workers_for(Exec{});
+  if (config.workers == 0) config.workers = workers_for(exec);
   detail::TreeView tree{};
   tree.nodes = snapshot.nodes();
   tree.rows = snapshot.rows();
@@ -334,8 +334,9 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
   const std::int64_t kv_heads = config.heads.kv_heads;
-  expects(std::max(sum.tiles, sum.partials) * kv_heads <= 2147483647, ErrorCode::capacity_exceeded,
-          "plan: ", sum.tiles * kv_heads, " tiles and ", sum.partials * kv_heads, " partials are more than 2147483647");
+  expects(std::max({sum.segments, sum.tiles * kv_heads, sum.partials * kv_heads}) <= 2147483647,
+          ErrorCode::capacity_exceeded, "plan: ", sum.segments, " segments, ", sum.tiles * kv_heads, " tiles and ",
+          sum.partials * kv_heads, " partials: one of them is more than 2147483647");
   // At least one of each: 0 would ask for the default.
   const auto at_least_one = [](std::int64_t count) { return std::int32_t(std::max<std::int64_t>(count, 1)); };
   return {snapshot.nodes(), snapshot.rows(), at_least_one(sum.segments), at_least_one(sum.tiles * kv_heads),

@@ -167,15 +167,7 @@ Command add_attend(CLI::App& app) {
   app.add_option("--scale", options->scale, "score = SCALE * q.k; default 1 / sqrt(head_dim)");
   app.add_option("--soft-cap", options->soft_cap, "score = CAP * tanh(score / CAP); 0: none")->capture_default_str();
   app.add_flag("--json", options->json, "Print a report for machines");
-  app.footer(
-      "A tree file:\n"
-      "  { \"nodes\": [ {\"parent\": -1, \"tokens\": 128}, {\"parent\": 0, \"tokens\": 64}, {\"parent\": 0, "
-      "\"tokens\": 70} ],\n"
-      "    \"rows\":  [ {\"node\": 1}, {\"node\": 2, \"visible\": 3} ] }\n"
-      "Without \"rows\": one row per leaf in node order. Without \"visible\": all of the row's own node.\n"
-      "Arrays are NumPy files, <f4 or <f2, C order.\n\n"
-      "Workloads instead of a file:\n" +
-      describe_workloads());
+  app.footer("Arrays are NumPy files, <f4 or <f2, C order.\n\n" + describe_trees());
   return [options] { return attend_files(*options); };
 }
 

@@ -16,6 +16,7 @@ using Command = std::function<int()>;
 [[nodiscard]] Command add_attend(CLI::App& app);
 [[nodiscard]] Command add_demo(CLI::App& app);
 [[nodiscard]] Command add_info(CLI::App& app);
+[[nodiscard]] Command add_plan(CLI::App& app);
 [[nodiscard]] Command add_replay(CLI::App& app);
 
 }  // namespace espalier::cli

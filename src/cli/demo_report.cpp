@@ -33,11 +33,6 @@ std::string saved(const DemoStep& step) {
   return saved_percent(double(step.stored_tokens), double(step.unshared_tokens));
 }
 
-/// A line of the summary: what, how much, remark.
-void print_line(const char* what, const std::string& value, const std::string& remark) {
-  std::printf("  %-30s %14s   %s\n", what, value.c_str(), remark.c_str());
-}
-
 }  // namespace
 
 void DemoReport::add(const DemoStep& step) {
@@ -134,7 +129,7 @@ void DemoReport::print_summary_for_people(const PoolStats& pool) const {
   std::printf("Memory, in step %d\n", most.number);
   print_tokens("stored", most.stored_tokens, format(" in the %d layers of the model", kDemoModelLayers).c_str());
   print_tokens("unshared branches would store", most.unshared_tokens, "");
-  print_line("saved", saved(most), "");
+  print_line("saved", saved(most));
 
   const double shared = median_ms(&DemoStep::shared), sequence = median_ms(&DemoStep::sequence);
   std::printf("\nTime per step and layer, planning included (medians)\n");

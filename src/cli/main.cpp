@@ -29,6 +29,7 @@ constexpr Subcommand kSubcommands[] = {
     {"demo", "Watch a reasoning tree being decoded with shared KV; needs no file", espalier::cli::add_demo},
     {"replay", "Decode a recorded trace: chat requests, or trees of thoughts", espalier::cli::add_replay},
     {"attend", "Attention over a tree, from and to NumPy arrays", espalier::cli::add_attend},
+    {"plan", "How a tree is cut into tiles, what that costs, and a picture of it", espalier::cli::add_plan},
 };
 
 /// One line on stderr, whatever the message holds.

@@ -49,10 +49,6 @@ bool is_good(const Samples& samples, Scalar scalar, std::int64_t blocks_at_end) 
 
 // -------------------------------------------------------------------------------------------------------- for people
 
-void print_line(const char* what, const std::string& value, const std::string& remark = "") {
-  std::printf("  %-30s %14s   %s\n", what, value.c_str(), remark.c_str());
-}
-
 void print_samples(const Samples& samples, Scalar scalar) {
   if (samples.steps == 0) return;
   const double timed = double(std::max<std::int64_t>(samples.steps - 1, 1)), allowed = samples.error.allowed(scalar);

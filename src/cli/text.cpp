@@ -27,6 +27,17 @@ std::string saved_percent(double part, double whole) {
   return format("%.1f %%", whole > 0 ? 100 * (1 - part / whole) : 0.0);
 }
 
+std::string readable_time(double microseconds) {
+  if (microseconds < 1e3) return format("%.1f us", microseconds);
+  if (microseconds < 1e6) return format("%.2f ms", microseconds * 1e-3);
+  return format("%.2f s", microseconds * 1e-6);
+}
+
+void print_line(const char* what, const std::string& value, const std::string& remark) {
+  const std::string line = format("  %-30s %14s   ", what, value.c_str()) + remark;
+  std::printf("%s\n", line.substr(0, line.find_last_not_of(' ') + 1).c_str());
+}
+
 ProgressBar::ProgressBar(std::int64_t total, std::string unit)
     : total_(total), unit_(std::move(unit)), on_terminal_(isatty(STDERR_FILENO) == 1) {}
 

@@ -15,6 +15,12 @@ namespace espalier::cli {
 /// "93.1 %": what part of `whole` is not `part`.
 [[nodiscard]] std::string saved_percent(double part, double whole);
 
+/// "12.3 us", "1.23 ms", "4.56 s"
+[[nodiscard]] std::string readable_time(double microseconds);
+
+/// A line of a report on stdout: what, its value, and a remark.
+void print_line(const char* what, const std::string& value, const std::string& remark = "");
+
 /// A bar on stderr while something long runs; nothing where stderr is no terminal.
 class ProgressBar {
  public:

@@ -154,4 +154,14 @@ TreeInput read_tree(const std::string& file_or_workload) {
   return tree;
 }
 
+std::string describe_trees() {
+  return "A tree file:\n"
+         "  { \"nodes\": [ {\"parent\": -1, \"tokens\": 128}, {\"parent\": 0, \"tokens\": 64}, {\"parent\": 0, "
+         "\"tokens\": 70} ],\n"
+         "    \"rows\":  [ {\"node\": 1}, {\"node\": 2, \"visible\": 3} ] }\n"
+         "Without \"rows\": one row per leaf in node order. Without \"visible\": all of the row's own node.\n\n"
+         "Workloads instead of a file:\n" +
+         describe_workloads();
+}
+
 }  // namespace espalier::cli

@@ -11,4 +11,7 @@ namespace espalier::cli {
 /// @throws InputError naming the file, the place in it, and what was expected there
 [[nodiscard]] TreeInput read_tree(const std::string& file_or_workload);
 
+/// What a tree is, for --help.
+[[nodiscard]] std::string describe_trees();
+
 }  // namespace espalier::cli

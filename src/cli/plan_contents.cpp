@@ -1,0 +1,89 @@
+#include "cli/plan_contents.hpp"
+
+#include <algorithm>
+
+#include "cli/stopwatch.hpp"
+
+namespace espalier::cli {
+namespace {
+
+using Exec = Kokkos::DefaultExecutionSpace;
+
+template <class T>
+std::vector<T> download(const Exec& exec, const T* data, std::int64_t count) {
+  std::vector<T> host(std::size_t(count), T{});
+  const Kokkos::View<const T*, Exec::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>> source(data, host.size());
+  const Kokkos::View<T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> target(host.data(), host.size());
+  Kokkos::deep_copy(exec, target, source);
+  exec.fence("espalier::cli: the plan is on the host");
+  return host;
+}
+
+}  // namespace
+
+std::int32_t PlanContents::busiest_worker() const {
+  return std::int32_t(std::ranges::max_element(worker_us) - worker_us.begin());
+}
+
+std::int32_t PlanContents::masked_tiles() const {
+  return std::int32_t(std::ranges::count_if(tiles, [](const detail::Tile& tile) { return tile.masked != 0; }));
+}
+
+double PlanContents::computed_flops() const {
+  double pairs = 0;
+  for (const detail::Tile& tile : tiles) pairs += double(tile.row_end - tile.row_begin) * tile.tokens;
+  return 4.0 * config.heads.group() * config.heads.head_dim * pairs;
+}
+
+PlanContents contents_of(const Exec& exec, const Plan<Exec>& plan) {
+  PlanContents contents{plan.config(), plan.report(exec), {}, {}, {}, {}, {}, {}};
+  const detail::PlanView view = plan.view();
+  const std::int64_t kv_heads = contents.config.heads.kv_heads, group = contents.config.heads.group();
+  contents.segments = download(exec, view.segments, contents.report.segments);
+  contents.tiles = download(exec, view.tiles, contents.report.tiles);
+  const auto worker_begin = download(exec, view.worker_begin, std::int64_t(view.workers) + 1);
+  const auto merge_begin = download(exec, view.merge_begin, view.rows * kv_heads + 1);
+  const detail::TileCost cost =
+      detail::tile_cost_of(contents.config.cost_model, contents.config.heads, contents.config.scalar);
+  contents.worker_us.assign(std::size_t(view.workers), 0.0);
+  for (std::int32_t worker = 0; worker < view.workers; ++worker) {
+    for (std::int32_t t = worker_begin[std::size_t(worker)]; t < worker_begin[std::size_t(worker) + 1]; ++t) {
+      const detail::Tile& tile = contents.tiles[std::size_t(t)];
+      std::int32_t merged = 0;
+      for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+        const auto list = std::size_t(row * kv_heads + tile.kv_head);
+        merged += merge_begin[list + 1] - merge_begin[list] > 1 ? 1 : 0;
+      }
+      const double tile_us =
+          1e-6 * double(cost.tile((tile.row_end - tile.row_begin) * group, tile.tokens, merged * group));
+      contents.tile_worker.push_back(worker);
+      contents.merged_rows.push_back(merged);
+      contents.tile_us.push_back(tile_us);
+      contents.worker_us[std::size_t(worker)] += tile_us;
+    }
+  }
+  return contents;
+}
+
+TimedPlan make_timed_plan(const TreeSnapshot& tree, PlanConfig config) {
+  constexpr std::size_t kMostRuns = 15;
+  constexpr double kEnoughMs = 300;
+  const Exec exec;
+  config.capacity = Plan<Exec>::required_capacity(tree, config);
+  Plan<Exec> plan(exec, config);
+  const TreeArrays<Exec> arrays(exec, tree);
+  plan.update(exec, arrays);  // the first one warms up
+  exec.fence("espalier::cli: before a measurement");
+  std::vector<double> runs_us;
+  for (double all_ms = 0; runs_us.empty() || (runs_us.size() < kMostRuns && all_ms < kEnoughMs);) {
+    const Stopwatch watch;
+    plan.update(exec, arrays);
+    exec.fence("espalier::cli: the plan is made");
+    all_ms += watch.elapsed_ms();
+    runs_us.push_back(1000 * watch.elapsed_ms());
+  }
+  std::ranges::nth_element(runs_us, runs_us.begin() + std::ptrdiff_t(runs_us.size() / 2));
+  return {contents_of(exec, plan), runs_us[runs_us.size() / 2]};
+}
+
+}  // namespace espalier::cli

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "cli/commands.hpp"
+#include "cli/cost_model_file.hpp"
 #include "cli/input_error.hpp"
 #include "cli/npy.hpp"
 #include "cli/options.hpp"
@@ -23,7 +24,7 @@ namespace espalier::cli {
 namespace {
 
 struct Options {
-  std::string tree, q, k, v, out, lse;
+  std::string tree, q, k, v, out, lse, cost_model;
   std::string kernel = "auto", strategy = name_of(kDefaultStrategy), scalar;
   int block_tokens = 16;
   std::optional<float> scale;
@@ -106,6 +107,7 @@ int attend_files(const Options& options) {
   const Scalar own_scalar = q.type == NpyType::f4 ? Scalar::f32 : Scalar::f16;
   const Scalar scalar = options.scalar.empty() ? own_scalar : scalar_named(options.scalar);
   for (NpyArray* array : {&q, &k, &v}) convert(*array, scalar);
+  const CostModel cost_model = cost_model_of(options.cost_model);
   StagedFile out_file(options.out);
   std::optional<StagedFile> lse_file;
   if (!options.lse.empty()) lse_file.emplace(options.lse);
@@ -119,6 +121,7 @@ int attend_files(const Options& options) {
                         .scalar = scalar,
                         .block_tokens = options.block_tokens,
                         .strategy = strategy_named(options.strategy),
+                        .cost_model = cost_model,
                         .options = {.scale = options.scale.value_or(0.0f),
                                     .soft_cap = options.soft_cap,
                                     .kernel = by_oracle ? Kernel::automatic : kernel_named(options.kernel)}};
@@ -158,6 +161,7 @@ Command add_attend(CLI::App& app) {
   app.add_option("--strategy", options->strategy, "How the tree is cut into tiles")
       ->check(CLI::IsMember(strategy_names()))
       ->capture_default_str();
+  add_cost_model_option(app, options->cost_model);
   app.add_option("--dtype", options->scalar, "Element type to compute with; inputs are converted. Default: that of q")
       ->check(CLI::IsMember(scalar_names()));
   app.add_option("--block-tokens", options->block_tokens,

@@ -14,6 +14,7 @@ namespace espalier::cli {
 using Command = std::function<int()>;
 
 [[nodiscard]] Command add_attend(CLI::App& app);
+[[nodiscard]] Command add_calibrate(CLI::App& app);
 [[nodiscard]] Command add_demo(CLI::App& app);
 [[nodiscard]] Command add_info(CLI::App& app);
 [[nodiscard]] Command add_plan(CLI::App& app);

@@ -74,13 +74,15 @@ class DecodeSession {
   using Exec = Kokkos::DefaultExecutionSpace;
 
   /// @throws InputError if this machine's memory cannot hold the cache
-  DecodeSession(const Exec& exec, const HeadShape& heads, std::int64_t blocks, int block_tokens, std::uint64_t seed)
+  DecodeSession(const Exec& exec, const HeadShape& heads, std::int64_t blocks, int block_tokens, std::uint64_t seed,
+                const CostModel& cost_model)
       : pool_(Kokkos::DefaultHostExecutionSpace(), pool_config(heads, blocks, block_tokens)),
         tree_(Kokkos::DefaultHostExecutionSpace(), pool_),
         layer_(exec, heads, std::int32_t(blocks), block_tokens),
         k_(std::size_t(heads.kv_heads * heads.head_dim), mix(seed, 1), 1.0f),
         v_(std::size_t(heads.kv_heads * heads.head_dim), mix(seed, 2), 1.0f),
-        q_(std::size_t(heads.query_heads * heads.head_dim), mix(seed, 3), 1.5f) {}
+        q_(std::size_t(heads.query_heads * heads.head_dim), mix(seed, 3), 1.5f),
+        cost_model_(cost_model) {}
 
   // -- queries
 
@@ -224,6 +226,7 @@ class DecodeSession {
     config.heads = layer_.heads();
     config.scalar = kScalarOf<Element>;
     config.strategy = strategy;
+    config.cost_model = cost_model_;
     const PlanCapacity need = Plan<Exec>::required_capacity(snapshot_, config);
     const auto existing = plans_.find(strategy);
     if (existing != plans_.end()) {
@@ -269,6 +272,7 @@ class DecodeSession {
   KvTree tree_;
   Layer<Element> layer_;
   TokenVectors<Element> k_, v_, q_;
+  CostModel cost_model_;
   std::unordered_map<std::uint64_t, History> histories_;
   std::vector<BranchRow> rows_;  // of the step
   TreeSnapshot snapshot_;

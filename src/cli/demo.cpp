@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/cost_model_file.hpp"
 #include "cli/decode_session.hpp"
 #include "cli/demo_report.hpp"
 #include "cli/options.hpp"
@@ -33,7 +34,7 @@ class Demo {
         report_(options),
         random_(options.seed),
         session_(typename DecodeSession<Element>::Exec(), kDemoHeads, blocks_for(options), options.block_tokens,
-                 options.seed),
+                 options.seed, options.cost_model),
         controller_(make_tree_of_thoughts({options.keep, options.expand, options.levels})) {}
 
   int run() {
@@ -133,6 +134,7 @@ Command add_demo(CLI::App& app) {
     DemoOptions demo;
     std::string scalar = name_of(DemoOptions{}.scalar);
     std::string strategy = name_of(DemoOptions{}.strategy);
+    std::string cost_model;
   };
   const auto options = std::make_shared<Options>();
   const auto add = [&app](const char* name, int& value, int least, int most, const char* meaning) {
@@ -151,6 +153,7 @@ Command add_demo(CLI::App& app) {
   app.add_option("--strategy", options->strategy, "How shared attention cuts the tree into tiles")
       ->check(CLI::IsMember(strategy_names()))
       ->capture_default_str();
+  add_cost_model_option(app, options->cost_model);
   app.add_flag("--json", options->demo.json, "Print every step and the summary for machines");
   app.footer("Exit code 1: an error beyond its limit, or blocks still in use at the end.");
   return [options] {
@@ -158,6 +161,7 @@ Command add_demo(CLI::App& app) {
     demo.levels = std::min(demo.levels, demo.steps);
     demo.scalar = scalar_named(options->scalar);
     demo.strategy = strategy_named(options->strategy);
+    demo.cost_model = cost_model_of(options->cost_model);
     return with_element(demo.scalar, [&]<class Element>() { return Demo<Element>(demo).run(); });
   };
 }

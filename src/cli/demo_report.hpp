@@ -25,6 +25,7 @@ struct DemoOptions {
   int block_tokens = 16;
   Scalar scalar = Scalar::f32;
   PlanStrategy strategy = kDefaultStrategy;  ///< of shared attention
+  CostModel cost_model = PlanConfig{}.cost_model;
   bool json = false;
 };
 

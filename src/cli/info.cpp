@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <Kokkos_Core.hpp>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/device.hpp"
 #include "espalier/attention.hpp"
 #include "espalier/version.hpp"
 
@@ -40,21 +40,6 @@ std::vector<std::string> kokkos_backends() {
   names.emplace_back(Kokkos::HIP::name());
 #endif
   return names;
-}
-
-/// The processor that the default execution space runs on.
-std::string device_name() {
-#if defined(KOKKOS_ENABLE_CUDA)
-  return Kokkos::Cuda().cuda_device_prop().name;
-#elif defined(KOKKOS_ENABLE_HIP)
-  return Kokkos::HIP().hip_device_prop().name;
-#else
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);)
-    if (const std::size_t colon = line.find(": "); line.starts_with("model name") && colon != std::string::npos)
-      return line.substr(colon + 2);
-  return "CPU";
-#endif
 }
 
 int print_info(bool as_json) {

@@ -69,4 +69,15 @@ std::int64_t integer_at(const JsonPlace& json, std::int64_t least, std::int64_t 
   bad_input(json.place, " is ", excerpt(json.value), ", expected an integer from ", least, " to ", most, meaning);
 }
 
+double number_at(const JsonPlace& json, double least, double most, const std::string& meaning) {
+  if (json.value.is_number())
+    if (const auto number = json.value.get<double>(); number >= least && number <= most) return number;
+  bad_input(json.place, " is ", excerpt(json.value), ", expected a number from ", least, " to ", most, meaning);
+}
+
+bool boolean_at(const JsonPlace& json) {
+  if (!json.value.is_boolean()) bad_input(json.place, " is ", excerpt(json.value), ", expected true or false");
+  return json.value.get<bool>();
+}
+
 }  // namespace espalier::cli

@@ -43,4 +43,9 @@ void expects_array(const JsonPlace& json, std::size_t least = 0);
 [[nodiscard]] std::int64_t integer_at(const JsonPlace& json, std::int64_t least, std::int64_t most,
                                       const std::string& meaning = "");
 
+/// A number from `least` to `most`.
+[[nodiscard]] double number_at(const JsonPlace& json, double least, double most, const std::string& meaning = "");
+
+[[nodiscard]] bool boolean_at(const JsonPlace& json);
+
 }  // namespace espalier::cli

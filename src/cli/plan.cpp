@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/cost_model_file.hpp"
 #include "cli/input_error.hpp"
 #include "cli/options.hpp"
 #include "cli/plan_contents.hpp"
@@ -34,6 +35,7 @@ struct Options {
   std::string heads = "32,8,128";
   std::string scalar = name_of(PlanConfig{}.scalar);
   std::string strategy = name_of(kDefaultStrategy);
+  std::string cost_model;
   int block_tokens = 16;
   int workers = 0;
   std::string svg;
@@ -205,6 +207,7 @@ void print_json(const Problem& problem, const std::vector<Attempt>& attempts) {
                       {"head_dim", heads.head_dim},
                       {"dtype", name_of(problem.config.scalar)},
                       {"block_tokens", problem.tree.block_tokens},
+                      {"cost_model", cost_model_json(problem.config.cost_model)},
                       {"plans", OrderedJson::array()}};
   for (const Attempt& attempt : attempts) json["plans"].push_back(to_json(attempt));
   if (best_of(attempts).plan) json["best"] = name_of(best_of(attempts).strategy);
@@ -218,6 +221,7 @@ Problem problem_of(const Options& options) {
   config.heads = heads_of(options.heads);
   config.scalar = scalar_named(options.scalar);
   config.workers = options.workers;
+  config.cost_model = cost_model_of(options.cost_model);
   const TreeInput tree = read_tree(options.tree);
   return {options.tree, make_snapshot(tree.nodes, tree.rows, options.block_tokens), tree.tokens(), config};
 }
@@ -290,6 +294,7 @@ Command add_plan(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--workers", options->workers, "Workers that share the tiles; default: chosen for the device")
       ->check(CLI::Range(1, 1 << 20));
+  add_cost_model_option(app, options->cost_model);
   app.add_option("--svg", options->svg, "Written: a picture of the tree and how it is cut")->type_name("FILE.svg");
   app.add_flag("--json", options->json, "Print the plan for machines");
   app.footer(describe_trees());

@@ -20,6 +20,7 @@ struct Problem {
   Scalar scalar;
   int block_tokens;
   PlanStrategy strategy;
+  CostModel cost_model;
   AttendOptions options;
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/cost_model_file.hpp"
 #include "cli/options.hpp"
 #include "cli/replay_run.hpp"
 #include "cli/stopwatch.hpp"
@@ -28,6 +29,7 @@ struct Options {
   std::string heads = "4,1,32";  // small, so that a large cache fits into memory
   std::string scalar = "f16";
   std::string strategy = name_of(kDefaultStrategy);
+  std::string cost_model;
   ReplayOptions replay;
   std::int64_t attend_every = -1;  // -1: one of the two below
   bool json = false;
@@ -204,6 +206,7 @@ int replay_thoughts(const Options& options, const std::vector<ThoughtTrace>& tra
 int replay(Options options) {
   options.replay.heads = heads_of(options.heads);
   options.replay.strategy = strategy_named(options.strategy);
+  options.replay.cost_model = cost_model_of(options.cost_model);
   const Trace trace = read_trace(options.file, options.limit);
   const bool is_chat = !trace.requests.empty();
   options.replay.attend_every = options.attend_every >= 0 ? options.attend_every
@@ -229,6 +232,7 @@ Command add_replay(CLI::App& app) {
   app.add_option("--strategy", options->strategy, "How shared attention cuts the tree into tiles")
       ->check(CLI::IsMember(strategy_names()))
       ->capture_default_str();
+  add_cost_model_option(app, options->cost_model);
   app.add_option("--block-tokens", options->replay.block_tokens, "Tokens of a cache block")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();

@@ -18,6 +18,7 @@ namespace espalier::cli {
 struct ReplayOptions {
   HeadShape heads;
   PlanStrategy strategy = PlanStrategy::sequence;  ///< of shared attention
+  CostModel cost_model = PlanConfig{}.cost_model;
   int block_tokens = 16;
   std::int64_t cache_tokens = 8 << 20;  ///< of the pool that chat requests live in
   std::int32_t live = 512;              ///< chat requests that stay in the cache
@@ -121,7 +122,7 @@ class ChatReplay {
       : options_(options),
         requests_(requests),
         session_(typename DecodeSession<Element>::Exec(), options.heads, blocks_for(options, requests),
-                 options.block_tokens, options.seed) {}
+                 options.block_tokens, options.seed, options.cost_model) {}
 
   ChatResult run() {
     ProgressBar progress(std::int64_t(requests_.size()), "requests");
@@ -201,7 +202,7 @@ class ThoughtReplay {
       : options_(options),
         traces_(traces),
         session_(typename DecodeSession<Element>::Exec(), options.heads, blocks_for(traces, options.block_tokens),
-                 options.block_tokens, options.seed) {}
+                 options.block_tokens, options.seed, options.cost_model) {}
 
   /// One result per trace.
   std::vector<ThoughtResult> run() {

@@ -8,7 +8,7 @@
 namespace espalier::test {
 namespace {
 
-const std::vector<std::string> kSubcommands = {"attend", "demo", "info", "plan", "replay"};
+const std::vector<std::string> kSubcommands = {"attend", "calibrate", "demo", "info", "plan", "replay"};
 
 TEST_CASE("the tool's help lists every subcommand and the exit codes") {
   const Outcome outcome = run_tool({"--help"});
@@ -48,7 +48,7 @@ TEST_CASE("the tool tells its version") {
 
 TEST_CASE("wrong options are told in one line that points to the help") {
   expects_refusal(run_tool({}), {"subcommand", "'espalier --help'"});
-  expects_refusal(run_tool({"prune"}), {"'prune'", "info, demo, replay, attend, plan", "'espalier --help'"});
+  expects_refusal(run_tool({"prune"}), {"'prune'", "info, demo, replay, attend, plan, calibrate", "'espalier --help'"});
   expects_refusal(run_tool({"--fast"}), {"'--fast'", "'espalier --help'"});
   expects_refusal(run_tool({"info", "--fast"}), {"--fast", "'espalier info --help'"});
   expects_refusal(run_tool({"demo", "--steps"}), {"--steps", "'espalier demo --help'"});

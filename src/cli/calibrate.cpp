@@ -75,10 +75,12 @@ struct Forest {
   bool cut;             ///< nodes are cut in two tiles, whose results are merged
 };
 
-/// How many workers run together.
-std::int32_t workers_together(const Exec& exec, std::int32_t workers) {
+/// How many workers run together: the threads of a CPU, all workers of a GPU.
+/// @throws Error where the library cannot do these heads
+std::int64_t workers_together(const Exec& exec, const HeadShape& heads) {
   constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, Exec::memory_space>::accessible);
-  return kOnHost ? exec.concurrency() : workers;
+  const Plan<Exec> plan(exec, {.heads = heads});
+  return kOnHost ? exec.concurrency() : plan.config().workers;
 }
 
 /// Writes numbers from -1 to 1 to all elements.
@@ -94,7 +96,9 @@ void fill(const Exec& exec, Element* data, std::int64_t count) {
 template <ScalarElement Element>
 class Bench {
  public:
-  Bench(const HeadShape& heads, const Effort& effort) : heads_(heads), effort_(effort) {
+  /// @param together  workers that run at a time
+  Bench(const HeadShape& heads, const Effort& effort, std::int64_t together)
+      : heads_(heads), effort_(effort), together_(together) {
     const std::int64_t block_bytes = std::int64_t(kBlockTokens * kv_bytes_per_token(heads, kScalarOf<Element>));
     const std::int64_t longest = effort.node_tokens.back() / kBlockTokens;
     blocks_ = std::int32_t(std::max(effort.cache_bytes / block_bytes, longest));
@@ -140,9 +144,8 @@ class Bench {
     constexpr std::int64_t kTilesPerWorker = 8, kMostQueryBytes = 128 << 20;
     const detail::TileCost cost = detail::tile_cost_of(PlanConfig{}.cost_model, heads_, kScalarOf<Element>);
     const double tile_us = 1e-6 * double(cost.tile(rows * heads_.group(), tokens, 0));
-    const std::int64_t together = workers_together(exec_, Plan<Exec>(exec_, {.heads = heads_}).config().workers);
-    const std::int64_t by_time = std::llround(effort_.attention_us * double(together) / (tile_us * heads_.kv_heads));
-    const std::int64_t by_workers = (kTilesPerWorker * together + heads_.kv_heads - 1) / heads_.kv_heads;
+    const std::int64_t by_time = std::llround(effort_.attention_us * double(together_) / (tile_us * heads_.kv_heads));
+    const std::int64_t by_workers = (kTilesPerWorker * together_ + heads_.kv_heads - 1) / heads_.kv_heads;
     const std::int64_t row_bytes = std::int64_t(heads_.query_heads) * heads_.head_dim * bytes_of(kScalarOf<Element>);
     const std::int64_t most =
         std::min(blocks_ * std::int64_t(kBlockTokens) / tokens, kMostQueryBytes / row_bytes / rows);
@@ -191,7 +194,7 @@ class Bench {
     }
     std::ranges::nth_element(runs_us, runs_us.begin() + std::ptrdiff_t(runs_us.size() / 2));
     const PlanContents contents = contents_of(exec_, plan);
-    return {kinds_of(contents), runs_us[runs_us.size() / 2] * workers_together(exec_, contents.report.workers)};
+    return {kinds_of(contents), runs_us[runs_us.size() / 2] * double(together_)};
   }
 
   static std::vector<TileKind> kinds_of(const PlanContents& contents) {
@@ -210,6 +213,7 @@ class Bench {
   Exec exec_;
   HeadShape heads_;
   Effort effort_;
+  std::int64_t together_;
   std::int32_t blocks_ = 0;
   KvCache<BlocksView> cache_;
   std::vector<std::int32_t> place_;  // [blocks]
@@ -261,11 +265,11 @@ int calibrate(const Options& options) {
   const HeadShape heads = heads_of(options.heads);
   const Scalar scalar = scalar_named(options.scalar);
   const CostModel given = PlanConfig{}.cost_model;
-  (void)Plan<Exec>(Exec(), {.heads = heads});  // throws where the library cannot do these heads
+  const std::int64_t together = workers_together(Exec(), heads);
   std::optional<StagedFile> out_file;
   if (!options.out.empty()) out_file.emplace(options.out);
-  const std::vector<CostSample> samples =
-      with_element(scalar, [&]<class Element>() { return Bench<Element>(heads, effort_of(options.quick)).run(); });
+  const std::vector<CostSample> samples = with_element(
+      scalar, [&]<class Element>() { return Bench<Element>(heads, effort_of(options.quick), together).run(); });
   const Calibration calibration{fit_cost_model(samples, heads, scalar, given), compare(given, samples, heads, scalar),
                                 samples.size()};
   const nlohmann::ordered_json json = file_content(options, calibration);

@@ -262,15 +262,18 @@ int plan_tree(const Options& options) {
     const PlanStrategy strategy = strategy_named(options.strategy);
     attempts.push_back({strategy, plan_with(problem, strategy), {}});
   }
-  if (svg_file) {
-    svg_file->stream() << draw_plan(problem.tree_name, problem.tree, attempts[0].plan->contents);
+  if (const std::optional<TimedPlan>& plan = attempts[0].plan; svg_file && plan) {
+    svg_file->stream() << draw_plan(problem.tree_name, problem.tree, plan->contents);
     svg_file->commit();
   }
   if (options.json) {
     print_json(problem, attempts);
   } else {
     print_heading(problem);
-    all ? print_comparison(attempts) : print_plan(*attempts[0].plan);
+    if (all)
+      print_comparison(attempts);
+    else if (const std::optional<TimedPlan>& plan = attempts[0].plan)
+      print_plan(*plan);
   }
   return 0;
 }

@@ -388,8 +388,8 @@ class PlanPicture {
     if (!by_worker_)
       text += svg::lines(cuts_between(shapes), " class=\"cuts\" stroke=\"#ffffff\" stroke-width=\"2.4\"" + over_tiles);
     const auto nodes = outlined_nodes();
-    std::vector<Box> outlines;
-    for (const auto& [node, box] : nodes) outlines.push_back(box);
+    std::vector<Box> outlines(nodes.size());
+    std::ranges::transform(nodes, outlines.begin(), [](const auto& node) { return node.second; });
     text += svg::path(outlines, " class=\"nodes\" fill=\"none\" stroke=\"#222222\"" + over_tiles);
     text += "<g class=\"node-tokens\" font-size=\"11\" pointer-events=\"none\">\n";
     for (const auto& [node, box] : nodes) text += node_label(tree_.tokens[node], box);

@@ -90,8 +90,9 @@ std::string path(const std::vector<Box>& boxes, const std::string& attributes, c
   std::string steps;
   for (const Box& box : boxes) {
     const std::string width = pixels(box.right - box.left);
-    steps += "M" + pixels(box.left) + " " + pixels(box.top) + "h" + width + "v" + pixels(box.bottom - box.top) + "h-" +
-             width + "z";
+    steps += "M" + pixels(box.left) + " " + pixels(box.top);
+    steps += "h" + width + "v" + pixels(box.bottom - box.top);
+    steps += "h-" + width + "z";
   }
   return element("path", attributes + " d=\"" + steps + "\"", tooltip);
 }

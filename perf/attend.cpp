@@ -2,7 +2,7 @@
 // order; K and V are cold, as they are in a model, whose layers take turns. bytes_per_second counts each token once,
 // however often it is read. Each run compares its result with the oracle.
 //
-//   plan/...  the same problem's plan.update     read/WORKLOAD/...  a plain read of the same K and V by the same threads
+//   read/WORKLOAD/...  a plain read of the same K and V by the same threads
 
 #include <benchmark/benchmark.h>
 
@@ -113,23 +113,6 @@ void attend(benchmark::State& state, const std::string& workload, PlanStrategy s
     state.SkipWithError("the result is not the oracle's");
 }
 
-void update_plan(benchmark::State& state, const std::string& workload, PlanStrategy strategy) {
-  const espalier::cli::TreeInput tree = espalier::cli::make_workload(workload);
-  const espalier::TreeSnapshot snapshot = espalier::make_snapshot(tree.nodes, tree.rows, kBlockTokens);
-  const Exec exec;
-  const espalier::TreeArrays<Exec> arrays(exec, snapshot);
-  PlanConfig config;
-  config.heads = espalier::perf::heads_of(workload);
-  config.strategy = strategy;
-  config.capacity = Plan<Exec>::required_capacity(snapshot, config);
-  Plan<Exec> plan(exec, config);
-  for ([[maybe_unused]] auto step : state) {
-    plan.update(exec, arrays);
-    exec.fence("espalier::perf::update_plan");
-  }
-  state.counters["tiles"] = plan.report(exec).tiles;
-}
-
 /// Adds up all words of K and V, several runs of memory at a time, so that a thread has many reads under way.
 template <ScalarElement Element>
 void read(benchmark::State& state, const std::string& workload) {
@@ -140,8 +123,9 @@ void read(benchmark::State& state, const std::string& workload) {
   if (pieces == 0) return state.SkipWithMessage("too small");
   std::size_t layer = 0;
   for ([[maybe_unused]] auto step : state) {
-    for (const auto& view : {setup.layers[layer].k, setup.layers[layer].v}) {
-      const auto* source = reinterpret_cast<const std::uint64_t*>(view.data());
+    const auto& [k, v] = setup.layers[layer];
+    for (const auto* view : {&k, &v}) {
+      const auto* source = reinterpret_cast<const std::uint64_t*>(view->data());
       std::uint64_t sum = 0;
       Kokkos::parallel_reduce(
           "espalier::perf::read", Kokkos::RangePolicy<Exec>(setup.exec, 0, pieces),
@@ -182,11 +166,6 @@ void register_type(const std::string& workload) {
     register_type<float>(workload);
     register_type<espalier::float16>(workload);
     register_type<espalier::bfloat16>(workload);
-    for (const PlanStrategy strategy : espalier::kPlanStrategies)
-      measure(benchmark::RegisterBenchmark("plan/" + workload + "/" +
-                                               espalier::perf::name_of(espalier::perf::heads_of(workload)) + "/" +
-                                               name_of(strategy),
-                                           [=](benchmark::State& state) { update_plan(state, workload, strategy); }));
   }
   return true;
 }();

@@ -6,7 +6,6 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "espalier/detail/scalar.hpp"
 
@@ -69,10 +68,9 @@ struct Lanes {
 
   /// Half of the lanes plus the other half.
   [[nodiscard]] Lanes<kWidth / 2> folded() const {
-    return [this]<int... kLane>(std::integer_sequence<int, kLane...>) {
-      return Lanes<kWidth / 2>{__builtin_shufflevector(value, value, kLane...) +
-                               __builtin_shufflevector(value, value, (kWidth / 2 + kLane)...)};
-    }(std::make_integer_sequence<int, kWidth / 2>{});
+    Lanes<kWidth / 2> halves[2];
+    std::memcpy(halves, &value, sizeof value);
+    return halves[0] + halves[1];
   }
 
   friend Lanes operator+(Lanes a, Lanes b) { return {a.value + b.value}; }
@@ -128,7 +126,7 @@ Lanes<4> sums(Lanes<kWidth> a, Lanes<kWidth> b, Lanes<kWidth> c, Lanes<kWidth> d
         __builtin_shufflevector(a.value, b.value, 0, 4, 1, 5) + __builtin_shufflevector(a.value, b.value, 2, 6, 3, 7);
     const auto cd =
         __builtin_shufflevector(c.value, d.value, 0, 4, 1, 5) + __builtin_shufflevector(c.value, d.value, 2, 6, 3, 7);
-    return {__builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7)};
+    return Lanes<4>{__builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7)};
   }
 }
 
@@ -140,7 +138,7 @@ struct Lanes<1> {
 
   template <class Element>
   KOKKOS_FUNCTION static Lanes load(const Element* p) {
-    return {to_float(*p)};
+    return Lanes{to_float(*p)};
   }
   KOKKOS_FUNCTION void store(float* p) const { *p = value; }
   KOKKOS_FUNCTION static Lanes broadcast(float x) { return {x}; }

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "espalier/error.hpp"
+#include "relaxed_load.hpp"
 
 namespace espalier {
 
@@ -110,7 +111,7 @@ struct Update {
 
   /// Every block has one entry that acts for it: the first. Other entries of the block may ask while that one settles.
   KOKKOS_FUNCTION bool acts(std::int32_t entry, std::int32_t block) const {
-    return in_range(block) && Kokkos::atomic_load(&pool.first_entry[block]) == entry;
+    return in_range(block) && detail::relaxed_load(&pool.first_entry[block]) == entry;
   }
 
   KOKKOS_FUNCTION void operator()(Count, std::int32_t entry) const {

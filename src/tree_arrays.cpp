@@ -282,7 +282,9 @@ TreeArrays<Exec>::TreeArrays(const Exec& exec, TreeCapacity capacity)
   if constexpr (kIsStaged<Exec>) {
     staging_ = decltype(staging_)(Kokkos::view_alloc(Kokkos::WithoutInitializing, "espalier::TreeArrays::staging"),
                                   kStagingSlots * aligned(ArrayPlaces(capacity).entries()));
-    finished_ = decltype(finished_)("espalier::TreeArrays::finished", 1);
+    finished_ =
+        decltype(finished_)(Kokkos::view_alloc(Kokkos::WithoutInitializing, "espalier::TreeArrays::finished"), 1);
+    *finished_.data() = 0;
   }
   upload(exec, TreeSnapshot{});  // the counts in device memory are 0 from the start
 }

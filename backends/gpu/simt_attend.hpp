@@ -16,6 +16,13 @@ namespace espalier::gpu {
 inline constexpr int kSimtThreads = 256;
 inline constexpr int kSimtMostHeadDim = 8 * kWaveLanes;
 
+__device__ inline detail::Tile tile_of_plan(const detail::AttendParams& p, int number) {
+  detail::Tile tile = p.plan.tiles[number / p.kv_heads];
+  tile.kv_head = static_cast<std::int16_t>(number % p.kv_heads);
+  tile.partial_begin += tile.kv_head * p.plan.sizes->partials;
+  return tile;
+}
+
 /// A result: in the output where the pair has no other partial, else in the plan's partials.
 template <class T, int Dims>
 __device__ void store_simt_result(const detail::AttendParams& p, const detail::Tile& tile, int row, int head_of_group,
@@ -23,8 +30,7 @@ __device__ void store_simt_result(const detail::AttendParams& p, const detail::T
   const int lane = threadIdx.x % kWaveLanes, group = p.query_heads / p.kv_heads;
   const detail::PlanView& plan = p.plan;
   const float inverse = softmax.weight > 0.0f ? 1.0f / softmax.weight : 0.0f;
-  const std::int64_t list = std::int64_t{row} * p.kv_heads + tile.kv_head;
-  if (plan.merge_begin[list + 1] - plan.merge_begin[list] > 1) {
+  if (plan.merge_begin[row + 1] - plan.merge_begin[row] > 1) {
     const std::int64_t partial = (std::int64_t{tile.partial_begin} + row - tile.row_begin) * group + head_of_group;
 #pragma unroll
     for (int i = 0; i < Dims; ++i) {
@@ -50,7 +56,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attend_kernel(detail::Atten
   const detail::PlanView& plan = p.plan;
   const int wave = threadIdx.x / kWaveLanes, lane = threadIdx.x % kWaveLanes, group = p.query_heads / p.kv_heads;
   for (int number = plan.worker_begin[blockIdx.x]; number < plan.worker_begin[blockIdx.x + 1]; ++number) {
-    const detail::Tile tile = plan.tiles[number];
+    const detail::Tile tile = tile_of_plan(p, number);
     const int pairs = (tile.row_end - tile.row_begin) * group;
     for (int pair = wave; pair < pairs; pair += kSimtThreads / kWaveLanes) {
       const int row = tile.row_begin + pair / group, head_of_group = pair % group;
@@ -102,13 +108,13 @@ __global__ void __launch_bounds__(kSimtThreads) simt_merge_kernel(detail::Attend
   const std::int64_t result = std::int64_t{blockIdx.x} * (kSimtThreads / kWaveLanes) + threadIdx.x / kWaveLanes;
   const int row = static_cast<int>(result / p.query_heads), head = static_cast<int>(result % p.query_heads);
   if (row >= plan.rows) return;
-  const std::int64_t list = std::int64_t{row} * p.kv_heads + head / group;
-  const int begin = plan.merge_begin[list], end = plan.merge_begin[list + 1];
+  const int begin = plan.merge_begin[row], end = plan.merge_begin[row + 1];
   if (end - begin == 1) return;
+  const std::int64_t first_partial = std::int64_t{head / group} * plan.sizes->partials;
   float sum[Dims] = {};
   SoftmaxState softmax;
   for (int i = begin; i < end; ++i) {
-    const std::int64_t partial = std::int64_t{plan.merge_partials[i]} * group + head % group;
+    const std::int64_t partial = (first_partial + plan.merge_partials[i]) * group + head % group;
     const SoftmaxState::Factors factors = softmax.add(plan.partial_lse[partial] * kLog2E);
 #pragma unroll
     for (int j = 0; j < Dims; ++j) {

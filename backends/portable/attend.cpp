@@ -47,10 +47,10 @@ void attend(const Exec& exec, const detail::AttendParams& params) {
 }
 
 template <ExecutionSpace Exec>
-void reserve_scratch(const Exec& exec, detail::ScalarType scalar, int head_dim) {
+void reserve_scratch(const Exec& exec, detail::ScalarType scalar, int head_dim, int workers) {
   with_element(scalar, [&](auto element) {
     using Tiles = AttendTiles<Exec, decltype(element)>;
-    Kokkos::parallel_for("espalier::attend::reserve_scratch", Tiles::policy(exec, 1, head_dim),
+    Kokkos::parallel_for("espalier::attend::reserve_scratch", Tiles::policy(exec, workers, head_dim),
                          NoWork<typename Tiles::Member>{});
   });
 }
@@ -77,10 +77,10 @@ void merge(const Exec& exec, const detail::MergeParams& params) {
   });
 }
 
-#define ESPALIER_INSTANTIATE(Exec)                                           \
-  template void attend<Exec>(const Exec&, const detail::AttendParams&);      \
-  template void reserve_scratch<Exec>(const Exec&, detail::ScalarType, int); \
-  template void append<Exec>(const Exec&, const detail::AppendParams&);      \
+#define ESPALIER_INSTANTIATE(Exec)                                                \
+  template void attend<Exec>(const Exec&, const detail::AttendParams&);           \
+  template void reserve_scratch<Exec>(const Exec&, detail::ScalarType, int, int); \
+  template void append<Exec>(const Exec&, const detail::AppendParams&);           \
   template void merge<Exec>(const Exec&, const detail::MergeParams&);
 #include "instantiate.inc"
 #undef ESPALIER_INSTANTIATE

@@ -16,7 +16,7 @@ void attend(const Exec& exec, const detail::AttendParams& params);
 
 /// Makes the scratch memory that attend() needs for this head_dim, so that attend() itself allocates nothing.
 template <ExecutionSpace Exec>
-void reserve_scratch(const Exec& exec, detail::ScalarType scalar, int head_dim);
+void reserve_scratch(const Exec& exec, detail::ScalarType scalar, int head_dim, int workers);
 
 template <ExecutionSpace Exec>
 void append(const Exec& exec, const detail::AppendParams& params);

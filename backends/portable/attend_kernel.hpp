@@ -117,7 +117,14 @@ struct AttendTiles {
     carve(reinterpret_cast<char*>((base + 63) / 64 * 64), p.head_dim, scratch);
     const int worker = team.league_rank();
     for (int t = p.plan.worker_begin[worker]; t < p.plan.worker_begin[worker + 1]; ++t)
-      attend_tile(team, p.plan.tiles[t], scratch);
+      attend_tile(team, tile_of_plan(t), scratch);
+  }
+
+  KOKKOS_FUNCTION detail::Tile tile_of_plan(int number) const {
+    detail::Tile tile = p.plan.tiles[number / p.kv_heads];
+    tile.kv_head = std::int16_t(number % p.kv_heads);
+    tile.partial_begin += tile.kv_head * p.plan.sizes->partials;
+    return tile;
   }
 
   KOKKOS_FUNCTION std::size_t scratch_bytes_on_device() const {
@@ -437,8 +444,7 @@ struct AttendTiles {
       const float weight = scratch.weight[lane + l];
       const float inverse = weight == 0 ? 0.0f : 1 / weight;  // a NaN stays one
       const float lse = weight == 0 ? -kInfinity : kLn2 * (scratch.peak[lane + l] + Kokkos::log2(weight));
-      const std::int32_t* list = p.plan.merge_begin + std::int64_t(row) * p.kv_heads + tile.kv_head;
-      if (list[1] - list[0] == 1) {
+      if (p.plan.merge_begin[row + 1] - p.plan.merge_begin[row] == 1) {
         const std::int64_t caller_row = p.plan.row_index[row];
         const int head = tile.kv_head * group + in_group;
         if (p.lse) p.lse[caller_row * p.lse_row_stride + head] = lse;
@@ -455,8 +461,7 @@ struct AttendTiles {
         const int row = tile.row_begin + of_tile / group;
         const int in_group = of_tile % group;
         const float inverse = scratch.weight[lane + l];
-        const std::int32_t* list = p.plan.merge_begin + std::int64_t(row) * p.kv_heads + tile.kv_head;
-        if (list[1] - list[0] == 1) {
+        if (p.plan.merge_begin[row + 1] - p.plan.merge_begin[row] == 1) {
           auto* out = static_cast<Element*>(p.out) + p.plan.row_index[row] * p.out_row_stride +
                       (tile.kv_head * group + in_group) * p.out_head_stride;
           for (int d = run; d < end; ++d) out[d] = from_float<Element>(o[place<kWidth>(l, d)] * inverse);

@@ -52,14 +52,15 @@ struct MergePlan {
   KOKKOS_FUNCTION void operator()(const Member& team) const {
     const int row = team.league_rank() / p.kv_heads;
     const int kv_head = team.league_rank() % p.kv_heads;
-    const int begin = p.plan.merge_begin[team.league_rank()];
-    const int count = p.plan.merge_begin[team.league_rank() + 1] - begin;
+    const int begin = p.plan.merge_begin[row];
+    const int count = p.plan.merge_begin[row + 1] - begin;
     if (count == 1) return;
+    const std::int64_t first_partial = std::int64_t(kv_head) * p.plan.sizes->partials;
     const int group = p.query_heads / p.kv_heads;
     const std::int64_t caller_row = p.plan.row_index[row];
     for (int g = 0; g < group; ++g) {
       const int head = kv_head * group + g;
-      const auto partial = [&](int i) { return std::int64_t(p.plan.merge_partials[begin + i]) * group + g; };
+      const auto partial = [&](int i) { return (first_partial + p.plan.merge_partials[begin + i]) * group + g; };
       merge_row(
           team, count, p.head_dim, [&](int i) { return p.plan.partial_out + partial(i) * p.head_dim; },
           [&](int i) { return p.plan.partial_lse[partial(i)]; },

@@ -38,11 +38,17 @@ double PlanContents::computed_flops() const {
 PlanContents contents_of(const Exec& exec, const Plan<Exec>& plan) {
   PlanContents contents{plan.config(), plan.report(exec), {}, {}, {}, {}, {}, {}};
   const detail::PlanView view = plan.view();
-  const std::int64_t kv_heads = contents.config.heads.kv_heads, group = contents.config.heads.group();
+  const std::int32_t kv_heads = contents.config.heads.kv_heads, group = contents.config.heads.group();
   contents.segments = download(exec, view.segments, contents.report.segments);
-  contents.tiles = download(exec, view.tiles, contents.report.tiles);
+  const std::int32_t partials_of_head = contents.report.partials / kv_heads;
+  for (const detail::Tile& tile : download(exec, view.tiles, contents.report.tiles / kv_heads))
+    for (std::int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
+      contents.tiles.push_back(tile);
+      contents.tiles.back().kv_head = std::int16_t(kv_head);
+      contents.tiles.back().partial_begin += kv_head * partials_of_head;
+    }
   const auto worker_begin = download(exec, view.worker_begin, std::int64_t(view.workers) + 1);
-  const auto merge_begin = download(exec, view.merge_begin, view.rows * kv_heads + 1);
+  const auto merge_begin = download(exec, view.merge_begin, std::int64_t(view.rows) + 1);
   const detail::TileCost cost =
       detail::tile_cost_of(contents.config.cost_model, contents.config.heads, contents.config.scalar);
   contents.worker_us.assign(std::size_t(view.workers), 0.0);
@@ -50,10 +56,8 @@ PlanContents contents_of(const Exec& exec, const Plan<Exec>& plan) {
     for (std::int32_t t = worker_begin[std::size_t(worker)]; t < worker_begin[std::size_t(worker) + 1]; ++t) {
       const detail::Tile& tile = contents.tiles[std::size_t(t)];
       std::int32_t merged = 0;
-      for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-        const auto list = std::size_t(row * kv_heads + tile.kv_head);
-        merged += merge_begin[list + 1] - merge_begin[list] > 1 ? 1 : 0;
-      }
+      for (auto row = std::size_t(tile.row_begin); row < std::size_t(tile.row_end); ++row)
+        merged += merge_begin[row + 1] - merge_begin[row] > 1 ? 1 : 0;
       const double tile_us =
           1e-6 * double(cost.tile((tile.row_end - tile.row_begin) * group, tile.tokens, merged * group));
       contents.tile_worker.push_back(worker);

@@ -16,8 +16,9 @@
 #include <Kokkos_Core.hpp>
 #include <cstdint>
 
-#include "cuts.hpp"
+#include "cuts/cut.hpp"
 #include "espalier/cost_model.hpp"
+#include "prepare.hpp"
 
 namespace espalier::plan {
 
@@ -38,6 +39,12 @@ struct AutomaticArrays {
   std::int32_t* packed_end;   // [nodes]  end of the packed subtree that begins here, else 0
   std::int32_t* group;        // [nodes + 1]  groups that begin before this position
   std::int32_t* group_begin;  // [nodes + 1]  positions where groups begin, then `nodes`
+  std::int64_t* share;        // [1]  of the cost of all tiles, one of `shares`
+
+  KOKKOS_FUNCTION static AutomaticArrays in(Scratch& scratch, std::size_t nodes) {
+    return {scratch.take<LineSums>(nodes + 1), scratch.take<std::int32_t>(nodes), scratch.take<std::int32_t>(nodes + 1),
+            scratch.take<std::int32_t>(nodes + 1), scratch.take<std::int64_t>(1)};
+  }
 };
 
 struct AutomaticContext {
@@ -58,8 +65,8 @@ struct AutomaticContext {
   /// Cost of a group of `tokens` tokens for `rows` rows: rows are cut by tile_rows.
   KOKKOS_FUNCTION std::int64_t group_cost(std::int64_t rows, std::int64_t tokens, bool merged) const {
     if (rows == 0 || tokens == 0) return 0;
-    const std::int64_t full = rows / c.tile_rows;
-    const std::int64_t rest = rows % c.tile_rows;
+    const std::int32_t full = std::int32_t(rows) / c.tile_rows;
+    const std::int32_t rest = std::int32_t(rows) % c.tile_rows;
     const auto tile = [&](std::int64_t tile_rows) {
       return cost.tile(tile_rows * c.group, tokens, merged ? tile_rows * c.group : 0);
     };
@@ -91,7 +98,9 @@ struct SumLine {
   KOKKOS_FUNCTION void operator()(std::int32_t node, LineSums& sums, bool final) const {
     if (final) x.a.before[node] = sums;
     sums += LineSums{x.c.tree.tokens[node], x.alone(node)};
-    if (final && node == x.c.tree.nodes - 1) x.a.before[node + 1] = sums;
+    if (!final || node < x.c.tree.nodes - 1) return;
+    x.a.before[node + 1] = sums;
+    *x.a.share = sums.alone * x.kv_heads / x.shares;
   }
 };
 
@@ -139,8 +148,30 @@ struct FindGroups {
 
 /// The cut over positions of the line: a position that begins no group yields nothing but its segment.
 struct AutomaticCut {
+  struct Rule {
+    detail::TileCost cost;
+    std::int32_t kv_heads;
+    std::int32_t shares;  ///< as AutomaticContext::shares
+  };
+
   CutContext c;
   AutomaticContext x;
+
+  static std::int64_t most_items(std::int64_t nodes, std::int64_t) { return nodes; }
+  static void reserve(Scratch& scratch, std::size_t nodes) { AutomaticArrays::in(scratch, nodes); }
+
+  ESPALIER_FOR_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION static AutomaticCut prepare(const Runner& run, const CutContext& c, const Rule& rule,
+                                              Scratch scratch) {
+    const std::int32_t nodes = c.tree.nodes;
+    const AutomaticContext x{c, rule.cost, rule.kv_heads, rule.shares,
+                             AutomaticArrays::in(scratch, std::size_t(nodes))};
+    run.scan("espalier::Plan::line_sums", nodes, SumLine{x});
+    run.scan("espalier::Plan::packs", nodes, FindPacks{x});
+    run.scan("espalier::Plan::groups", nodes, FindGroups{x});
+    return {c, x};
+  }
 
   KOKKOS_FUNCTION std::int32_t items() const { return c.tree.nodes; }
 
@@ -157,10 +188,6 @@ struct AutomaticCut {
 
   KOKKOS_FUNCTION void write_segments(std::int32_t node, detail::Segment* segments) const {
     segments[0] = segment_of_node(c.tree, node);
-  }
-
-  KOKKOS_FUNCTION std::int64_t cost_of(const detail::Tile& tile) const {
-    return x.group_cost(tile.row_end - tile.row_begin, tile.tokens, true);
   }
 
   /// Tiles of a group go row tile by row tile, each in pieces of about equal length.
@@ -180,9 +207,10 @@ struct AutomaticCut {
     tile.segment_end = node_of_token(node, group.end, end - 1) + 1 - node;
     tile.skip = std::int32_t(begin - (x.a.before[first].tokens - x.a.before[node].tokens));
     tile.masked = group.masked ? 1 : 0;
-    before.partials =
-        group.pieces * std::int64_t(row_tile) * c.tile_rows + piece * std::int64_t(tile.row_end - tile.row_begin);
-    before.cost = x.group_cost(group.rows, group.tokens, true) * k / (group.row_tiles * group.pieces);
+    const std::int64_t rows_before = std::int64_t(row_tile) * c.tile_rows;
+    before.partials = group.pieces * rows_before + piece * std::int64_t(tile.row_end - tile.row_begin);
+    before.cost = x.group_cost(rows_before, group.tokens, true) +
+                  x.group_cost(tile.row_end - tile.row_begin, group.tokens, true) * piece / group.pieces;
     return tile;
   }
 
@@ -208,8 +236,8 @@ struct AutomaticCut {
     group.row_tiles = std::int32_t((group.rows + c.tile_rows - 1) / c.tile_rows);
     const std::int64_t widest = group.rows < c.tile_rows ? group.rows : c.tile_rows;
     const std::int64_t tile = x.cost.tile(widest * c.group, group.tokens, widest * c.group);
-    const std::int64_t share = x.a.before[c.tree.nodes].alone * x.kv_heads / x.shares;
-    std::int64_t pieces = share > 0 ? (2 * tile + share) / (2 * share) : 1;
+    const std::int64_t share = *x.a.share;
+    std::int64_t pieces = share > 0 ? std::int64_t(double(2 * tile + share) / double(2 * share)) : 1;
     const std::int64_t most = (group.tokens + kPieceTokens - 1) / kPieceTokens;
     if (pieces > most) pieces = most;
     group.pieces = std::int32_t(pieces > 1 ? pieces : 1);

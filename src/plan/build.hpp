@@ -11,13 +11,16 @@ namespace espalier::plan {
 
 /// Sizes of a plan on the device. A plan that does not fit has no tiles; `need` then says what it wanted.
 struct Totals {
+  detail::PlanSizes of_head;
   std::int64_t segments, tiles, partials, cost;  // over all KV heads
   std::int64_t need_segments, need_tiles, need_partials;
   std::int64_t items;
 };
 
-/// Arrays of a plan under construction, in the memory of the execution space.
+/// Arrays of a plan under construction, in the memory of the execution space. Tiles and merge lists are those of KV head
+/// 0: all heads have the same.
 struct Arrays {
+  std::int32_t stride;  // threads that share work whose size is known on the device alone
   std::int32_t kv_heads;
   std::int32_t rows;
   std::int32_t workers;
@@ -25,12 +28,12 @@ struct Arrays {
   Totals* totals;
   Counts* before;  // [items]  what the items before contribute, for one KV head
   detail::Segment* segments;
-  detail::Tile* tiles;
-  std::int32_t* worker_tiles;    // [workers]
+  detail::Tile* tiles;           // [tile_capacity / kv_heads]
+  std::int64_t* cost_before;     // [tile_capacity / kv_heads + 1]  of the tiles before each, then of all
   std::int32_t* worker_begin;    // [workers + 1]
-  std::int32_t* merge_begin;     // [rows * kv_heads + 1]
-  std::int32_t* merge_cursor;    // [rows * kv_heads]
-  std::int32_t* merge_partials;  // [partial_capacity]
+  std::int32_t* merge_begin;     // [rows + 1]
+  std::int32_t* merge_cursor;    // [rows]
+  std::int32_t* merge_partials;  // [partial_capacity / kv_heads]
 };
 
 /// before[i] = what items 0 .. i - 1 contribute; the last item checks the capacities.
@@ -53,6 +56,7 @@ struct CountItems {
       totals.need_partials = sum.partials * a.kv_heads;
       if (totals.need_segments <= a.segment_capacity && totals.need_tiles <= a.tile_capacity &&
           totals.need_partials <= a.partial_capacity) {
+        totals.of_head = {std::int32_t(sum.tiles), std::int32_t(sum.partials)};
         totals.segments = totals.need_segments;
         totals.tiles = totals.need_tiles;
         totals.partials = totals.need_partials;
@@ -70,11 +74,9 @@ struct Clear {
   KOKKOS_FUNCTION void operator()(std::int32_t i) const {
     if (i == 0) {
       *a.totals = Totals{};
-      a.worker_begin[a.workers] = 0;
-      a.merge_begin[a.rows * a.kv_heads] = 0;
+      a.merge_begin[a.rows] = 0;
     }
-    if (i < a.workers) a.worker_tiles[i] = 0;
-    if (i < a.rows * a.kv_heads) a.merge_cursor[i] = 0;
+    if (i < a.rows) a.merge_cursor[i] = 0;
   }
 };
 
@@ -87,27 +89,23 @@ struct FillSegments {
   }
 };
 
-/// Thread i fills tiles i, i + stride, ...: the number of tiles is known on the device alone. A tile's KV heads follow
-/// each other, since their K and V lie side by side.
+/// Thread i fills tiles i, i + stride, ...
 template <class Cut>
 struct FillTiles {
   Cut cut;
   Arrays a;
-  std::int32_t stride;
 
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    const std::int64_t tiles = a.totals->tiles;
-    for (std::int64_t t = first; t < tiles; t += stride) fill(t);
+    const std::int32_t tiles = a.totals->of_head.tiles;
+    for (std::int64_t t = first; t < tiles; t += a.stride) fill(std::int32_t(t));
   }
 
  private:
-  KOKKOS_FUNCTION void fill(std::int64_t t) const {
-    const std::int64_t in_head = t / a.kv_heads;
-    const std::int64_t kv_head = t % a.kv_heads;
+  KOKKOS_FUNCTION void fill(std::int32_t t) const {
     std::int32_t item = 0;  // the last item that begins at or before the tile
     for (std::int32_t low = 0, high = std::int32_t(a.totals->items); low < high;) {
       const std::int32_t middle = low + (high - low) / 2;
-      if (a.before[middle].tiles <= in_head) {
+      if (a.before[middle].tiles <= t) {
         item = middle;
         low = middle + 1;
       } else {
@@ -117,20 +115,17 @@ struct FillTiles {
     const Counts& before = a.before[item];
     Counts in_item;
     const std::int64_t first_segment = a.before[segment_item(item)].segments;
-    detail::Tile tile = cut.tile(item, std::int32_t(in_head - before.tiles), a.segments + first_segment, in_item);
+    detail::Tile tile = cut.tile(item, std::int32_t(t - before.tiles), a.segments + first_segment, in_item);
     tile.segment_begin += std::int32_t(first_segment);
     tile.segment_end += std::int32_t(first_segment);
-    tile.kv_head = std::int16_t(kv_head);
-    tile.partial_begin = std::int32_t(kv_head * (a.totals->partials / a.kv_heads) + before.partials + in_item.partials);
+    tile.partial_begin = std::int32_t(before.partials + in_item.partials);
     std::int64_t behind = -std::int64_t(tile.skip) - tile.tokens;  // tokens of its segments that the tile leaves
     for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) behind += a.segments[s].tokens;
     tile.open = behind == 0 ? 1 : 0;
     a.tiles[t] = tile;
-    const std::int64_t cost = cost_of(tile);
-    const std::int64_t cost_before = (before.cost + in_item.cost) * a.kv_heads + kv_head * cost;
-    Kokkos::atomic_inc(&a.worker_tiles[worker_at(cost_before + cost / 2)]);
-    for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row)
-      Kokkos::atomic_inc(&a.merge_cursor[row * a.kv_heads + kv_head]);
+    a.cost_before[t] = before.cost + in_item.cost;
+    if (t == a.totals->of_head.tiles - 1) a.cost_before[t + 1] = a.totals->cost / a.kv_heads;
+    for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) Kokkos::atomic_inc(&a.merge_cursor[row]);
   }
 
   KOKKOS_FUNCTION std::int32_t segment_item(std::int32_t item) const {
@@ -139,34 +134,53 @@ struct FillTiles {
     else
       return item;
   }
+};
 
-  KOKKOS_FUNCTION std::int64_t cost_of(const detail::Tile& tile) const {
-    if constexpr (requires { cut.cost_of(tile); })
-      return cut.cost_of(tile);
-    else
-      return tile_cost(tile.row_end - tile.row_begin, tile.tokens, cut.c.group);
+/// Every worker gets an equal span of the line of costs: the tiles whose middles lie in it. A tile's KV heads follow each
+/// other, since their K and V lie side by side.
+struct FindWorkers {
+  Arrays a;
+
+  /// Finds the first tile whose middle lies in the span.
+  KOKKOS_FUNCTION void operator()(std::int32_t worker) const {
+    const std::int32_t tiles = a.totals->of_head.tiles;
+    const std::int64_t cost = a.totals->cost;
+    // ceil(cost * worker / workers), without overflow
+    const std::int64_t span_begin = cost / a.workers * worker + ceil_div(cost % a.workers * worker, a.workers);
+    std::int32_t tile = 0;
+    for (std::int32_t end = tiles; tile < end;) {
+      const std::int32_t middle = tile + (end - tile) / 2;
+      if (middle_of(middle, a.kv_heads - 1) < span_begin)
+        tile = middle + 1;
+      else
+        end = middle;
+    }
+    std::int32_t kv_head = 0;
+    if (tile < tiles && middle_of(tile, 0) < span_begin)
+      kv_head = std::int32_t(ceil_div(span_begin - middle_of(tile, 0), cost_of(tile)));
+    a.worker_begin[worker] = worker == a.workers ? tiles * a.kv_heads : tile * a.kv_heads + kv_head;
   }
 
-  /// Every worker gets an equal span of the line of costs: the tiles whose middles lie in it.
-  KOKKOS_FUNCTION std::int32_t worker_at(std::int64_t cost) const {
-    const auto worker = std::int32_t(double(cost) / double(a.totals->cost) * a.workers);
-    return worker < a.workers ? worker : a.workers - 1;
+ private:
+  KOKKOS_FUNCTION std::int64_t cost_of(std::int32_t tile) const {
+    return a.cost_before[tile + 1] - a.cost_before[tile];
+  }
+  KOKKOS_FUNCTION std::int64_t middle_of(std::int32_t tile, std::int32_t kv_head) const {
+    return a.cost_before[tile] * a.kv_heads + cost_of(tile) * kv_head + cost_of(tile) / 2;
   }
 };
 
-/// begin[i] = sum of counts[0 .. i - 1]; `counts` is left holding the same, as a cursor.
-struct ScanCounts {
+/// merge_begin[row] = how many partials the rows before it have; merge_cursor is left holding the same.
+struct BeginMergeLists {
   using value_type = std::int32_t;
-  std::int32_t entries;
-  std::int32_t* counts;  // [entries]
-  std::int32_t* begin;   // [entries + 1]
+  Arrays a;
 
-  KOKKOS_FUNCTION void operator()(std::int32_t i, std::int32_t& sum, bool final) const {
-    const std::int32_t count = counts[i];
+  KOKKOS_FUNCTION void operator()(std::int32_t row, std::int32_t& sum, bool final) const {
+    const std::int32_t count = a.merge_cursor[row];
     if (final) {
-      begin[i] = sum;
-      counts[i] = sum;
-      if (i == entries - 1) begin[entries] = sum + count;
+      a.merge_begin[row] = sum;
+      a.merge_cursor[row] = sum;
+      if (row == a.rows - 1) a.merge_begin[a.rows] = sum + count;
     }
     sum += count;
   }
@@ -175,12 +189,11 @@ struct ScanCounts {
 /// Enters each tile's partials into the lists of their rows, in no particular order.
 struct FillMerge {
   Arrays a;
-  std::int32_t stride;
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    for (std::int64_t t = first; t < a.totals->tiles; t += stride) {
+    for (std::int64_t t = first; t < a.totals->of_head.tiles; t += a.stride) {
       const detail::Tile& tile = a.tiles[t];
       for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) {
-        const std::int32_t place = Kokkos::atomic_fetch_inc(&a.merge_cursor[row * a.kv_heads + tile.kv_head]);
+        const std::int32_t place = Kokkos::atomic_fetch_inc(&a.merge_cursor[row]);
         a.merge_partials[place] = tile.partial_begin + row - tile.row_begin;
       }
     }
@@ -190,11 +203,26 @@ struct FillMerge {
 /// Sorts each list, so that merging always adds in the same order.
 struct SortMerge {
   Arrays a;
-  KOKKOS_FUNCTION void operator()(std::int32_t list) const {
-    std::int32_t* entries = a.merge_partials + a.merge_begin[list];
-    const std::int32_t count = a.merge_begin[list + 1] - a.merge_begin[list];
-    if (count <= 1) return;
-    // Heap sort: in place, without recursion, and never quadratic.
+  KOKKOS_FUNCTION void operator()(std::int32_t row) const {
+    std::int32_t* entries = a.merge_partials + a.merge_begin[row];
+    const std::int32_t count = a.merge_begin[row + 1] - a.merge_begin[row];
+    constexpr std::int32_t kFew = 32;
+    count <= kFew ? insert_each(entries, count) : heap_sort(entries, count);
+  }
+
+ private:
+  /// Fast where they are nearly in order, as they mostly are.
+  KOKKOS_FUNCTION static void insert_each(std::int32_t* entries, std::int32_t count) {
+    for (std::int32_t i = 1; i < count; ++i) {
+      const std::int32_t entry = entries[i];
+      std::int32_t place = i;
+      for (; place > 0 && entries[place - 1] > entry; --place) entries[place] = entries[place - 1];
+      entries[place] = entry;
+    }
+  }
+
+  /// In place, without recursion, and never quadratic.
+  KOKKOS_FUNCTION static void heap_sort(std::int32_t* entries, std::int32_t count) {
     for (std::int32_t root = count / 2 - 1; root >= 0; --root) sift_down(entries, root, count);
     for (std::int32_t last = count - 1; last > 0; --last) {
       Kokkos::kokkos_swap(entries[0], entries[last]);
@@ -202,7 +230,6 @@ struct SortMerge {
     }
   }
 
- private:
   KOKKOS_FUNCTION static void sift_down(std::int32_t* heap, std::int32_t root, std::int32_t count) {
     for (std::int32_t child = 2 * root + 1; child < count; child = 2 * root + 1) {
       if (child + 1 < count && heap[child + 1] > heap[child]) ++child;
@@ -213,11 +240,31 @@ struct SortMerge {
   }
 };
 
+/// All steps from a tree to a plan.
+template <class Cut>
+struct BuildPlan {
+  CutRecipe<Cut> recipe;
+  Arrays a;
+
+  ESPALIER_FOR_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run) const {
+    const Cut cut = recipe.prepare(run);
+    run.each("espalier::Plan::clear", a.rows + 1, Clear{a});
+    run.scan("espalier::Plan::count", cut.items(), CountItems<Cut>{cut, a});
+    run.each("espalier::Plan::segments", cut.items(), FillSegments<Cut>{cut, a});
+    run.each("espalier::Plan::tiles", a.stride, FillTiles<Cut>{cut, a});
+    run.each("espalier::Plan::workers", a.workers + 1, FindWorkers{a});
+    run.scan("espalier::Plan::merge_begin", a.rows, BeginMergeLists{a});
+    run.each("espalier::Plan::merge_lists", a.stride, FillMerge{a});
+    run.each("espalier::Plan::merge_order", a.rows, SortMerge{a});
+  }
+};
+
 /// What grew since the plan was made, for a tree of the same nodes and rows.
 struct Growth {
   detail::TreeView tree;
   Arrays a;
-  std::int32_t stride;
 
   /// Tokens of a segment now: to the end of its node, or of what its only row sees of it. Where no row sees the end of
   /// the node, none sees what it gained.
@@ -232,7 +279,7 @@ struct Growth {
 /// Tiles that reach to the end of a segment grow with it.
 struct GrowTiles : Growth {
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    for (std::int64_t t = first; t < a.totals->tiles; t += stride) {
+    for (std::int64_t t = first; t < a.totals->of_head.tiles; t += a.stride) {
       detail::Tile& tile = a.tiles[t];
       for (std::int32_t s = tile.segment_begin; s < tile.segment_end - (tile.open != 0 ? 0 : 1); ++s)
         tile.tokens += tokens_now(a.segments[s]) - a.segments[s].tokens;
@@ -243,7 +290,7 @@ struct GrowTiles : Growth {
 /// Segments follow their nodes: more tokens, and another place in the block table.
 struct GrowSegments : Growth {
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    for (std::int64_t s = first; s < a.totals->segments; s += stride) {
+    for (std::int64_t s = first; s < a.totals->segments; s += a.stride) {
       detail::Segment& segment = a.segments[s];
       segment.tokens = tokens_now(segment);
       const std::int32_t place = tree.first_offset[segment.node] + segment.node_token;
@@ -252,5 +299,33 @@ struct GrowSegments : Growth {
     }
   }
 };
+
+struct GrowPlan {
+  Growth growth;
+
+  ESPALIER_FOR_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run) const {
+    run.each("espalier::Plan::grow_tiles", growth.a.stride, GrowTiles{growth});
+    run.each("espalier::Plan::grow_segments", growth.a.stride, GrowSegments{growth});
+  }
+};
+
+/// All steps for a small tree.
+template <class Steps, class Exec>
+struct StepsOnTeam {
+  using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kTeamThreads, 1>>;
+  using Team = typename Policy::member_type;
+  Steps steps;
+  KOKKOS_FUNCTION void operator()(const Team& team) const { steps(OnTeam<Team>(team)); }
+};
+
+template <class Steps, class Exec>
+void run_on_team(const Exec& exec, const char* label, const Steps& steps) {
+  using Kernel = StepsOnTeam<Steps, Exec>;
+  const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
+  Kokkos::parallel_for(label, light(typename Kernel::Policy(exec, 1, kTeamThreads).set_scratch_size(0, scratch)),
+                       Kernel{steps});
+}
 
 }  // namespace espalier::plan

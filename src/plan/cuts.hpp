@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "automatic.hpp"
 #include "cuts/cut.hpp"
 #include "cuts/fasttree.hpp"
 #include "cuts/flatten.hpp"
@@ -34,15 +35,32 @@ inline Room room_of(PlanStrategy strategy, std::int64_t nodes, std::int64_t rows
     case PlanStrategy::node_chunk: return room_of<NodeCut>(nodes, rows);
     case PlanStrategy::flatten: return room_of<FlattenCut>(nodes, rows);
     case PlanStrategy::fasttree: return room_of<FastTreeCut>(nodes, rows);
-    case PlanStrategy::automatic: break;  // has a cut of its own
+    case PlanStrategy::automatic: return room_of<AutomaticCut>(nodes, rows);
   }
-  return {std::max(nodes, rows), 0};
+  return {};
 }
 
-/// Calls body with the cut of a strategy, after running the kernels that prepare it.
-/// @param scratch  room_of(...).scratch_bytes, where the kernels run
-template <class Runner, class Body>
-void with_cut(const PlanConfig& config, const CutContext& context, const Runner& run, void* scratch, const Body& body) {
+/// On a CPU: threads that run out of work take the next worker's.
+inline constexpr std::int32_t kWorkersPerThread = 16;
+
+/// A cut that is still to be prepared. Plain values, so that a kernel can carry it.
+template <class CutOfStrategy>
+struct CutRecipe {
+  using Cut = CutOfStrategy;
+  CutContext context;
+  typename Cut::Rule rule;
+  Scratch memory;  ///< room_of(...).scratch_bytes, where the kernels run
+
+  ESPALIER_FOR_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION Cut prepare(const Runner& run) const {
+    return Cut::prepare(run, context, rule, memory);
+  }
+};
+
+/// Calls body with the recipe of the configured strategy.
+template <class Body>
+void with_recipe(const PlanConfig& config, const CutContext& context, void* scratch, const Body& body) {
   constexpr std::int32_t kMost = 2147483647;
   const ChunkRule whole{kMost, 0, 1};
   const auto chunk = [&](std::int32_t given, std::int32_t smallest) {
@@ -53,15 +71,19 @@ void with_cut(const PlanConfig& config, const CutContext& context, const Runner&
   const CutParams& cuts = config.cuts;
   const Scratch memory(scratch);
   switch (config.strategy) {
-    case PlanStrategy::sequence: return body(SequenceCut::prepare(run, context, whole, memory));
+    case PlanStrategy::sequence: return body(CutRecipe<SequenceCut>{context, whole, memory});
     case PlanStrategy::sequence_split:
-      return body(SequenceCut::prepare(run, context, chunk(cuts.sequence_chunk, 128), memory));
-    case PlanStrategy::node: return body(NodeCut::prepare(run, context, whole, memory));
-    case PlanStrategy::node_chunk: return body(NodeCut::prepare(run, context, chunk(cuts.node_chunk, 512), memory));
-    case PlanStrategy::flatten: return body(FlattenCut::prepare(run, context, chunk(cuts.flatten_chunk, 512), memory));
+      return body(CutRecipe<SequenceCut>{context, chunk(cuts.sequence_chunk, 128), memory});
+    case PlanStrategy::node: return body(CutRecipe<NodeCut>{context, whole, memory});
+    case PlanStrategy::node_chunk: return body(CutRecipe<NodeCut>{context, chunk(cuts.node_chunk, 512), memory});
+    case PlanStrategy::flatten: return body(CutRecipe<FlattenCut>{context, chunk(cuts.flatten_chunk, 512), memory});
     case PlanStrategy::fasttree:
-      return body(FastTreeCut::prepare(run, context, cuts.fasttree, config.heads.kv_heads, memory));
-    case PlanStrategy::automatic: return;  // has a cut of its own
+      return body(CutRecipe<FastTreeCut>{context, {cuts.fasttree, config.heads.kv_heads}, memory});
+    case PlanStrategy::automatic:
+      return body(CutRecipe<AutomaticCut>{context,
+                                          {detail::tile_cost_of(config.cost_model, config.heads, config.scalar),
+                                           config.heads.kv_heads, std::max(1, config.workers / kWorkersPerThread * 4)},
+                                          memory});
   }
 }
 

@@ -6,7 +6,6 @@
 #include <queue>
 #include <vector>
 
-#include "automatic.hpp"
 #include "backends/portable/attend.hpp"
 #include "build.hpp"
 #include "espalier/error.hpp"
@@ -36,8 +35,8 @@ std::optional<PlanStrategy> strategy_from_name(std::string_view name) {
 
 namespace {
 
-/// On a CPU: threads that run out of work take the next worker's.
-constexpr std::int32_t kWorkersPerThread = 16;
+using plan::kRunsOnHost;
+using plan::kWorkersPerThread;
 
 void check(const PlanConfig& config) {
   const HeadShape& heads = config.heads;
@@ -119,21 +118,6 @@ plan::CutContext context_of(const detail::TreeView& tree, const HeadShape& heads
   return {tree, std::max(1, portable::kTileLanes<Exec> / heads.group()), heads.group()};
 }
 
-/// Calls body with the cut of the configured strategy, after `run` has carried out the kernels that prepare it. `a`
-/// serves `automatic` alone, `scratch` the others.
-template <class Exec, class Runner, class Body>
-void with_prepared_cut(const PlanConfig& config, const detail::TreeView& tree, const plan::AutomaticArrays& a,
-                       void* scratch, const Runner& run, const Body& body) {
-  const plan::CutContext context = context_of<Exec>(tree, config.heads);
-  if (config.strategy != PlanStrategy::automatic) return plan::with_cut(config, context, run, scratch, body);
-  const plan::AutomaticContext automatic{context, detail::tile_cost_of(config.cost_model, config.heads, config.scalar),
-                                         config.heads.kv_heads, std::max(1, config.workers / kWorkersPerThread * 4), a};
-  run.scan("espalier::Plan::line_sums", tree.nodes, plan::SumLine{automatic});
-  run.scan("espalier::Plan::packs", tree.nodes, plan::FindPacks{automatic});
-  run.scan("espalier::Plan::groups", tree.nodes, plan::FindGroups{automatic});
-  body(plan::AutomaticCut{context, automatic});
-}
-
 /// Host copies of device arrays, for report().
 template <class T, class Exec>
 std::vector<T> download(const Exec& exec, const T* data, std::size_t count) {
@@ -160,17 +144,13 @@ struct Plan<Exec>::Impl {
   Array<plan::Counts> before;
   Array<detail::Segment> segments;
   Array<detail::Tile> tiles;
-  Array<std::int32_t> worker_tiles, worker_begin, merge_begin, merge_cursor, merge_partials;
+  Array<std::int64_t> cost_before;
+  Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials;
   Array<float> partial_out, partial_lse;
   Array<char> scratch;
-  Array<plan::LineSums> line_before;
-  Array<std::int32_t> packed_end, group, group_begin;
 
   Impl(const Exec& exec, const PlanConfig& given) : config(with_defaults(given, workers_for(exec))) {
     const PlanCapacity& capacity = config.capacity;
-    const std::size_t lists = std::size_t(capacity.rows) * config.heads.kv_heads;
-    expects(lists < 2147483647, ErrorCode::invalid_argument, "plan: ", capacity.rows, " rows of ",
-            config.heads.kv_heads, " KV heads are more than 2147483646 merge lists");
     const auto allocate = [&](auto& view, const char* label, std::size_t count) {
       view = std::decay_t<decltype(view)>(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)),
                                           count);
@@ -182,26 +162,21 @@ struct Plan<Exec>::Impl {
     allocate(before, "espalier::Plan::before", room.items);
     allocate(scratch, "espalier::Plan::scratch", room.scratch_bytes);
     allocate(segments, "espalier::Plan::segments", capacity.segments);
-    allocate(tiles, "espalier::Plan::tiles", capacity.tiles);
-    allocate(worker_tiles, "espalier::Plan::worker_tiles", config.workers);
+    allocate(tiles, "espalier::Plan::tiles", capacity.tiles / config.heads.kv_heads);
+    allocate(cost_before, "espalier::Plan::cost_before", tiles.extent(0) + 1);
     allocate(worker_begin, "espalier::Plan::worker_begin", config.workers + 1);
-    allocate(merge_begin, "espalier::Plan::merge_begin", lists + 1);
-    allocate(merge_cursor, "espalier::Plan::merge_cursor", lists);
-    allocate(merge_partials, "espalier::Plan::merge_partials", capacity.partials);
+    allocate(merge_begin, "espalier::Plan::merge_begin", std::size_t(capacity.rows) + 1);
+    allocate(merge_cursor, "espalier::Plan::merge_cursor", capacity.rows);
+    allocate(merge_partials, "espalier::Plan::merge_partials", capacity.partials / config.heads.kv_heads);
     const std::size_t partial_rows = std::size_t(capacity.partials) * config.heads.group();
     allocate(partial_out, "espalier::Plan::partial_out", partial_rows * config.heads.head_dim);
     allocate(partial_lse, "espalier::Plan::partial_lse", partial_rows);
-    if (config.strategy == PlanStrategy::automatic) {
-      allocate(line_before, "espalier::Plan::line_before", capacity.nodes + 1);
-      allocate(packed_end, "espalier::Plan::packed_end", capacity.nodes);
-      allocate(group, "espalier::Plan::group", capacity.nodes + 1);
-      allocate(group_begin, "espalier::Plan::group_begin", capacity.nodes + 1);
-    }
-    portable::reserve_scratch(exec, config.scalar, config.heads.head_dim);
+    portable::reserve_scratch(exec, config.scalar, config.heads.head_dim, config.workers);
   }
 
-  [[nodiscard]] plan::Arrays arrays() const {
+  [[nodiscard]] plan::Arrays arrays(std::int32_t stride) const {
     plan::Arrays a{};
+    a.stride = stride;
     a.kv_heads = config.heads.kv_heads;
     a.rows = tree.rows;
     a.workers = config.workers;
@@ -212,16 +187,12 @@ struct Plan<Exec>::Impl {
     a.before = before.data();
     a.segments = segments.data();
     a.tiles = tiles.data();
-    a.worker_tiles = worker_tiles.data();
+    a.cost_before = cost_before.data();
     a.worker_begin = worker_begin.data();
     a.merge_begin = merge_begin.data();
     a.merge_cursor = merge_cursor.data();
     a.merge_partials = merge_partials.data();
     return a;
-  }
-
-  [[nodiscard]] plan::AutomaticArrays automatic() const {
-    return {line_before.data(), packed_end.data(), group.data(), group_begin.data()};
   }
 
   /// Threads for work whose size is known on the device alone: enough for an even share, but no more than tiles can be.
@@ -230,31 +201,18 @@ struct Plan<Exec>::Impl {
     return std::int32_t(std::clamp<std::int64_t>(config.capacity.tiles, 1, std::min<std::int64_t>(threads, 1 << 16)));
   }
 
-  template <class Runner, class Cut>
-  void build(const Runner& run, std::int32_t stride, const Cut& cut) const {
-    const plan::Arrays a = arrays();
-    const std::int32_t lists = a.rows * a.kv_heads;
-    run.each("espalier::Plan::clear", std::max({1, a.workers, lists}), plan::Clear{a});
-    run.scan("espalier::Plan::count", cut.items(), plan::CountItems<Cut>{cut, a});
-    run.each("espalier::Plan::segments", cut.items(), plan::FillSegments<Cut>{cut, a});
-    run.each("espalier::Plan::tiles", stride, plan::FillTiles<Cut>{cut, a, stride});
-    run.scan("espalier::Plan::workers", a.workers, plan::ScanCounts{a.workers, a.worker_tiles, a.worker_begin});
-    run.scan("espalier::Plan::merge_begin", lists, plan::ScanCounts{lists, a.merge_cursor, a.merge_begin});
-    run.each("espalier::Plan::merge_lists", stride, plan::FillMerge{a, stride});
-    run.each("espalier::Plan::merge_order", lists, plan::SortMerge{a});
-  }
-
-  template <class Runner>
-  void update(const Runner& run, std::int32_t stride) {
-    with_prepared_cut<Exec>(config, tree, automatic(), scratch.data(), run,
-                            [&](const auto& cut) { build(run, stride, cut); });
-  }
-
-  /// Waking the threads of a CPU for a dozen kernels takes longer than planning a small tree.
-  [[nodiscard]] bool is_small() const {
-    constexpr std::int64_t kSmall = 4096;
-    constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, Memory>::accessible);
-    return kOnHost && tree.nodes + std::int64_t(tree.rows) * config.heads.kv_heads <= kSmall;
+  /// Runs steps_of(stride) by the size of the tree: a small one in the calling thread of a CPU, whose threads take longer
+  /// to wake than to plan it, or in one team of a GPU, where launches would cost more than the rest of the device gains.
+  template <class StepsOf>
+  void run(const Exec& exec, const char* label, const StepsOf& steps_of) const {
+    constexpr std::int64_t kSmall = kRunsOnHost<Exec> ? 4096 : 1024;
+    const bool is_small = std::int64_t(tree.nodes) + tree.rows <= kSmall;
+    if constexpr (kRunsOnHost<Exec>) {
+      if (is_small) return steps_of(1)(plan::OnHost{});
+    } else {
+      if (is_small) return plan::run_on_team(exec, label, steps_of(plan::kTeamThreads));
+    }
+    steps_of(stride(exec))(plan::OnInstance<Exec>(exec));
   }
 };
 
@@ -284,10 +242,12 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
           " rows, the plan's capacity is ", capacity.rows);
   impl_->tree = tree.view();
   impl_->updated = true;
-  if (impl_->is_small())
-    impl_->update(plan::OnHost{}, 1);
-  else
-    impl_->update(plan::OnInstance<Exec>(exec), impl_->stride(exec));
+  plan::with_recipe(impl_->config, context_of<Exec>(impl_->tree, impl_->config.heads), impl_->scratch.data(),
+                    [&]<class Cut>(const plan::CutRecipe<Cut>& recipe) {
+                      impl_->run(exec, "espalier::Plan::update", [&](std::int32_t stride) {
+                        return plan::BuildPlan<Cut>{recipe, impl_->arrays(stride)};
+                      });
+                    });
 }
 
 template <ExecutionSpace Exec>
@@ -297,15 +257,8 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
           "plan: grow with a tree of ", tree.nodes(), " nodes and ", tree.rows(), " rows, the plan was updated with ",
           impl_->tree.nodes, " and ", impl_->tree.rows);
   impl_->tree = tree.view();
-  const auto grow_with = [&](const auto& run, std::int32_t stride) {
-    const plan::Growth growth{impl_->tree, impl_->arrays(), stride};
-    run.each("espalier::Plan::grow_tiles", stride, plan::GrowTiles{growth});
-    run.each("espalier::Plan::grow_segments", stride, plan::GrowSegments{growth});
-  };
-  if (impl_->is_small())
-    grow_with(plan::OnHost{}, 1);
-  else
-    grow_with(plan::OnInstance<Exec>(exec), impl_->stride(exec));
+  impl_->run(exec, "espalier::Plan::grow",
+             [&](std::int32_t stride) { return plan::GrowPlan{{impl_->tree, impl_->arrays(stride)}}; });
 }
 
 template <ExecutionSpace Exec>
@@ -325,12 +278,9 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   tree.row_node = snapshot.row_node.data();
   tree.row_visible = snapshot.row_visible.data();
   plan::Counts sum;
-  const auto nodes = std::size_t(tree.nodes);
-  std::vector<plan::LineSums> line_before(nodes + 1);
-  std::vector<std::int32_t> packed_end(nodes), group(nodes + 1), group_begin(nodes + 1);
-  const plan::AutomaticArrays arrays{line_before.data(), packed_end.data(), group.data(), group_begin.data()};
   std::vector<char> scratch(plan::room_of(config.strategy, tree.nodes, tree.rows).scratch_bytes);
-  with_prepared_cut<Exec>(config, tree, arrays, scratch.data(), plan::OnHost{}, [&](const auto& cut) {
+  plan::with_recipe(config, context_of<Exec>(tree, config.heads), scratch.data(), [&](const auto& recipe) {
+    const auto cut = recipe.prepare(plan::OnHost{});
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
   const std::int64_t kv_heads = config.heads.kv_heads;
@@ -360,10 +310,10 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   expects(exceeded.empty(), ErrorCode::capacity_exceeded, "plan: the tree needs ", exceeded);
 
   const auto segments = download(exec, impl_->segments.data(), std::size_t(totals.segments));
-  const auto tiles = download(exec, impl_->tiles.data(), std::size_t(totals.tiles));
+  const std::int32_t kv_heads = config.heads.kv_heads;
+  const auto tiles = download(exec, impl_->tiles.data(), std::size_t(totals.of_head.tiles));
   const auto worker_begin = download(exec, impl_->worker_begin.data(), std::size_t(config.workers) + 1);
-  const std::size_t lists = std::size_t(impl_->tree.rows) * config.heads.kv_heads;
-  const auto merge_begin = download(exec, impl_->merge_begin.data(), lists + 1);
+  const auto merge_begin = download(exec, impl_->merge_begin.data(), std::size_t(impl_->tree.rows) + 1);
   const auto tokens = download(exec, impl_->tree.tokens, std::size_t(impl_->tree.nodes));
   const auto parent = download(exec, impl_->tree.parent, std::size_t(impl_->tree.nodes));
   const auto row_node = download(exec, impl_->tree.row_node, std::size_t(impl_->tree.rows));
@@ -376,12 +326,12 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   report.tiles = std::int32_t(totals.tiles);
   report.workers = config.workers;
   report.partials = std::int32_t(totals.partials);
-  for (std::size_t list = 0; list < lists; ++list) report.merged_rows += merge_begin[list + 1] - merge_begin[list] > 1;
+  const auto is_merged = [&](std::int32_t row) { return merge_begin[row + 1] - merge_begin[row] > 1; };
+  for (std::int32_t row = 0; row < report.rows; ++row) report.merged_rows += is_merged(row) ? kv_heads : 0;
 
   const double token_bytes = 2.0 * config.heads.head_dim * bytes_of(config.scalar);
-  for (const detail::Tile& tile : tiles) report.kv_bytes += token_bytes * tile.tokens;
-  for (const std::int32_t node_tokens : tokens)
-    report.unique_kv_bytes += token_bytes * config.heads.kv_heads * node_tokens;
+  for (const detail::Tile& tile : tiles) report.kv_bytes += token_bytes * kv_heads * tile.tokens;
+  for (const std::int32_t node_tokens : tokens) report.unique_kv_bytes += token_bytes * kv_heads * node_tokens;
   std::vector<double> path(tokens.size());
   for (std::size_t node = 0; node < tokens.size(); ++node)
     path[node] = tokens[node] + (parent[node] >= 0 ? path[std::size_t(parent[node])] : 0);
@@ -393,17 +343,14 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   const detail::TileCost tile_cost = detail::tile_cost_of(config.cost_model, config.heads, config.scalar);
   const auto picoseconds_of = [&](const detail::Tile& tile) {
     std::int32_t merged = 0;
-    for (std::size_t row = tile.row_begin; row < std::size_t(tile.row_end); ++row) {
-      const std::size_t list = row * config.heads.kv_heads + tile.kv_head;
-      merged += merge_begin[list + 1] - merge_begin[list] > 1;
-    }
+    for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) merged += is_merged(row) ? 1 : 0;
     const std::int64_t group = config.heads.group();
     return tile_cost.tile((tile.row_end - tile.row_begin) * group, tile.tokens, merged * group);
   };
   std::vector<std::int64_t> worker_ps(std::size_t(config.workers), 0);
   for (std::int32_t worker = 0; worker < config.workers; ++worker)
     for (std::int32_t t = worker_begin[worker]; t < worker_begin[worker + 1]; ++t)
-      worker_ps[worker] += picoseconds_of(tiles[t]);
+      worker_ps[worker] += picoseconds_of(tiles[t / kv_heads]);
   const std::int64_t largest = *std::max_element(worker_ps.begin(), worker_ps.end());
   const std::int64_t all = std::accumulate(worker_ps.begin(), worker_ps.end(), std::int64_t(0));
   report.imbalance = all > 0 ? double(largest) * config.workers / double(all) - 1 : 0;
@@ -417,6 +364,7 @@ detail::PlanView Plan<Exec>::view() const {
   detail::PlanView view{};
   view.workers = impl_->config.workers;
   view.rows = impl_->tree.rows;
+  view.sizes = &impl_->totals.data()->of_head;
   view.segments = impl_->segments.data();
   view.tiles = impl_->tiles.data();
   view.worker_begin = impl_->worker_begin.data();

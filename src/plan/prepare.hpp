@@ -1,24 +1,28 @@
 #pragma once
 // What cuts need before they can answer questions about one item: scratch memory, and a way to run kernels that fill
-// it, on an instance, or on the host where only the size of a plan is wanted.
+// it. There are three ways: on an instance, in one team of a GPU, in the calling thread.
 
 #include <Kokkos_Core.hpp>
 #include <cstddef>
 #include <cstdint>
 
 #include "cuts/cut.hpp"
+#include "tree/program.hpp"
 
 namespace espalier::plan {
+
+using derive::kRunsOnHost;
+using derive::light;
 
 /// Hands out arrays of one allocation. With no memory it only adds up what they take.
 class Scratch {
  public:
-  explicit Scratch(void* memory = nullptr) : begin_(reinterpret_cast<std::uintptr_t>(memory)) {}
+  KOKKOS_FUNCTION explicit Scratch(void* memory = nullptr) : begin_(reinterpret_cast<std::uintptr_t>(memory)) {}
 
-  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] KOKKOS_FUNCTION std::size_t bytes() const { return bytes_; }
 
   template <class T>
-  T* take(std::size_t count) {
+  KOKKOS_FUNCTION T* take(std::size_t count) {
     constexpr std::size_t kAlignment = 64;
     T* array = reinterpret_cast<T*>(begin_ + bytes_);  // NOLINT(performance-no-int-to-ptr): null may move
     bytes_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
@@ -37,11 +41,32 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
-/// CUDA takes larger ones through constant memory, and waits for it: a graph could not be captured.
+/// What a scan begins with.
 template <class Kernel>
-inline constexpr bool kIsSmallKernel = sizeof(Kernel) <= 512;
+KOKKOS_FUNCTION typename Kernel::value_type identity_of(const Kernel& kernel) {
+  typename Kernel::value_type sum{};
+  if constexpr (requires { kernel.init(sum); }) kernel.init(sum);
+  return sum;
+}
 
-/// Runs kernels on an instance.
+template <class Kernel>
+KOKKOS_FUNCTION void join(const Kernel& kernel, typename Kernel::value_type& sum,
+                          const typename Kernel::value_type& other) {
+  if constexpr (requires { kernel.join(sum, other); })
+    kernel.join(sum, other);
+  else
+    sum += other;
+}
+
+/// Stands before functions that take any runner, OnInstance among them, which is for the host alone: keeps nvcc from
+/// warning of what is never called.
+#ifdef __CUDACC__
+#define ESPALIER_FOR_ANY_RUNNER _Pragma("nv_exec_check_disable")
+#else
+#define ESPALIER_FOR_ANY_RUNNER
+#endif
+
+/// Runs kernels on an instance, one launch or two for each.
 template <class Exec>
 class OnInstance {
  public:
@@ -50,24 +75,19 @@ class OnInstance {
   /// kernel(i) for i in [0, count).
   template <class Kernel>
   void each(const char* label, std::int64_t count, const Kernel& kernel) const {
-    static_assert(kIsSmallKernel<Kernel>);
-    Kokkos::parallel_for(label, Kokkos::RangePolicy<Exec>(exec_, 0, count), kernel);
+    Kokkos::parallel_for(label, light(Kokkos::RangePolicy<Exec>(exec_, 0, count)), kernel);
   }
 
   /// kernel(i, sum, final) for i in [0, count).
   template <class Kernel>
   void scan(const char* label, std::int64_t count, const Kernel& kernel) const {
-    static_assert(kIsSmallKernel<Kernel>);
-    Kokkos::parallel_scan(label, Kokkos::RangePolicy<Exec>(exec_, 0, count), kernel);
+    Kokkos::parallel_scan(label, light(Kokkos::RangePolicy<Exec>(exec_, 0, count)), kernel);
   }
 
   /// kernel(team) on one team.
   template <class Kernel>
   void team(const char* label, const Kernel& kernel) const {
-    static_assert(kIsSmallKernel<Kernel>);
-    constexpr bool kOnHost =
-        bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
-    Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec>(exec_, 1, kOnHost ? 1 : 256), kernel);
+    Kokkos::parallel_for(label, light(Kokkos::TeamPolicy<Exec>(exec_, 1, kRunsOnHost<Exec> ? 1 : 256)), kernel);
   }
 
  private:
@@ -78,20 +98,99 @@ class OnInstance {
 /// small trees on a CPU, whose kernels are done when the call that launches them returns.
 struct OnHost {
   template <class Kernel>
-  void each(const char*, std::int64_t count, const Kernel& kernel) const {
+  KOKKOS_FUNCTION void each(const char*, std::int64_t count, const Kernel& kernel) const {
     for (std::int64_t i = 0; i < count; ++i) kernel(std::int32_t(i));
   }
 
   template <class Kernel>
-  void scan(const char*, std::int64_t count, const Kernel& kernel) const {
-    typename Kernel::value_type sum{};
+  KOKKOS_FUNCTION void scan(const char*, std::int64_t count, const Kernel& kernel) const {
+    auto sum = identity_of(kernel);
     for (std::int64_t i = 0; i < count; ++i) kernel(std::int32_t(i), sum, true);
   }
 
   template <class Kernel>
-  void team(const char*, const Kernel& kernel) const {
+  KOKKOS_FUNCTION void team(const char*, const Kernel& kernel) const {
     kernel(OneThread{});
   }
+};
+
+/// Threads of a team that does all steps for a small tree.
+inline constexpr int kTeamThreads = 512;
+
+/// Runs kernels in one team of a GPU, with a barrier behind each: for small trees, where launches would cost more.
+template <class Team>
+class OnTeam {
+ public:
+  /// Of the largest value that is scanned.
+  static constexpr std::size_t kValueBytes = 32;
+
+ private:
+  static constexpr int kRun = 16;  ///< neighbouring threads whose values one thread adds up
+  static constexpr int kRuns = kTeamThreads / kRun;
+  static constexpr int kPaddedRun = kRun + 1;  ///< neighbouring runs begin in different banks of the memory
+
+ public:
+  static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + kRuns) * kValueBytes;
+
+  KOKKOS_FUNCTION explicit OnTeam(const Team& team)
+      : team_(team), scratch_(team.team_scratch(0).get_shmem(std::ptrdiff_t(kScratchBytes))) {}
+
+  template <class Kernel>
+  KOKKOS_FUNCTION void each(const char*, std::int64_t count, const Kernel& kernel) const {
+    for (std::int64_t i = team_.team_rank(); i < count; i += kTeamThreads) kernel(std::int32_t(i));
+    team_.team_barrier();
+  }
+
+  /// Every thread takes a share of neighbouring items.
+  template <class Kernel>
+  KOKKOS_FUNCTION void scan(const char*, std::int64_t count, const Kernel& kernel) const {
+    const auto items = std::int32_t(count);
+    const std::int32_t share = (items + kTeamThreads - 1) / kTeamThreads;
+    const std::int32_t begin = Kokkos::min(share * team_.team_rank(), items);
+    const std::int32_t end = Kokkos::min(begin + share, items);
+    auto sum = identity_of(kernel);
+    for (std::int32_t i = begin; i < end; ++i) kernel(i, sum, false);
+    sum = sum_before(kernel, sum);
+    for (std::int32_t i = begin; i < end; ++i) kernel(i, sum, true);
+    team_.team_barrier();
+  }
+
+  template <class Kernel>
+  KOKKOS_FUNCTION void team(const char*, const Kernel& kernel) const {
+    kernel(team_);
+    team_.team_barrier();
+  }
+
+ private:
+  /// The sum of what the threads before this one give: one thread adds up each run, then every thread adds the runs
+  /// before its own.
+  template <class Kernel, class Value = typename Kernel::value_type>
+  KOKKOS_FUNCTION Value sum_before(const Kernel& kernel, const Value& own) const {
+    static_assert(sizeof(Value) <= kValueBytes);
+    auto* values = static_cast<Value*>(scratch_);
+    Value* of_run = values + kRuns * kPaddedRun;
+    const int rank = team_.team_rank();
+    const int run = rank / kRun;
+    values[run * kPaddedRun + rank % kRun] = own;
+    team_.team_barrier();
+    if (rank < kRuns) {
+      Value sum = identity_of(kernel);
+      for (int i = 0; i < kRun; ++i) {
+        const Value value = values[rank * kPaddedRun + i];
+        values[rank * kPaddedRun + i] = sum;
+        join(kernel, sum, value);
+      }
+      of_run[rank] = sum;
+    }
+    team_.team_barrier();
+    Value sum = identity_of(kernel);
+    for (int i = 0; i < run; ++i) join(kernel, sum, of_run[i]);
+    join(kernel, sum, values[run * kPaddedRun + rank % kRun]);
+    return sum;
+  }
+
+  const Team& team_;
+  void* scratch_;
 };
 
 /// How many tokens a tile gets: what the caller says, or an equal share of all.

@@ -6,6 +6,7 @@
 
 #include "espalier/tree_arrays.hpp"
 #include "program.hpp"
+#include "relaxed_load.hpp"
 #include "sort.hpp"
 
 namespace espalier::derive {
@@ -91,7 +92,7 @@ struct Line {
   Hop* hops_b;
   detail::TreeTarget target;
 
-  KOKKOS_FUNCTION bool failed() const { return Kokkos::atomic_load(&status->failed) != 0; }
+  KOKKOS_FUNCTION bool failed() const { return detail::relaxed_load(&status->failed) != 0; }
   KOKKOS_FUNCTION std::int32_t leave(std::int32_t node) const { return max_nodes + node; }
 
   /// Tokens of the node; the offset of its first one counts where it has any.

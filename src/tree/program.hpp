@@ -56,9 +56,8 @@ struct Each {
 
   template <class Team, class Context>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
-    const std::int32_t items = Step::items(context);
-    for (std::int32_t i = team.team_rank(); i < items; i += team.team_size())
-      if (runs<Step>(context)) Step::run(context, i);
+    const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
+    for (std::int32_t i = team.team_rank(); i < items; i += team.team_size()) Step::run(context, i);
     team.team_barrier();
   }
 
@@ -82,11 +81,10 @@ struct Passes {
 
   template <class Team, class Context>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
-    const std::int32_t items = Step::items(context);
-    const std::int32_t passes = Step::passes(context);
+    const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
+    const std::int32_t passes = items > 0 ? Step::passes(context) : 0;
     for (std::int32_t pass = 0; pass < passes; ++pass) {
-      for (std::int32_t i = team.team_rank(); i < items; i += team.team_size())
-        if (runs<Step>(context)) Step::run(context, pass, i);
+      for (std::int32_t i = team.team_rank(); i < items; i += team.team_size()) Step::run(context, pass, i);
       team.team_barrier();
     }
   }

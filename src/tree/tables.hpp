@@ -87,7 +87,7 @@ inline constexpr std::int32_t kSample = 64;
 KOKKOS_INLINE_FUNCTION void register_block(const Tables& c, std::int32_t sequence, std::int32_t place,
                                            std::int32_t user) {
   const std::int32_t block = c.row(sequence)[place];
-  if (Kokkos::atomic_load(&c.first_user[block]) > user) Kokkos::atomic_min(&c.first_user[block], user);
+  if (detail::relaxed_load(&c.first_user[block]) > user) Kokkos::atomic_min(&c.first_user[block], user);
 }
 
 /// The first of count places first, first + step, .. of the sequence that no earlier sequence has registered.
@@ -96,7 +96,7 @@ KOKKOS_INLINE_FUNCTION std::int32_t first_own(const Tables& c, std::int32_t sequ
   std::int32_t begin = 0;
   for (std::int32_t end = count; begin < end;) {
     const std::int32_t middle = begin + (end - begin) / 2;
-    if (Kokkos::atomic_load(&c.first_user[c.row(sequence)[first + middle * step]]) < sequence) {
+    if (detail::relaxed_load(&c.first_user[c.row(sequence)[first + middle * step]]) < sequence) {
       begin = middle + 1;
     } else {
       end = middle;
@@ -118,7 +118,7 @@ KOKKOS_INLINE_FUNCTION Gap gap_of(const Tables& c, std::int32_t sequence) {
   const std::int32_t own_sample = first_own(c, sequence, samples, kSample - 1, kSample);
   const std::int32_t begin = own_sample * kSample;
   return {begin, own_sample < samples ? begin + kSample - 1 : blocks,
-          begin == 0 ? -1 : Kokkos::atomic_load(&c.first_user[c.row(sequence)[begin - 1]])};
+          begin == 0 ? -1 : detail::relaxed_load(&c.first_user[c.row(sequence)[begin - 1]])};
 }
 
 /// Checks lengths and ids, registers samples.
@@ -178,7 +178,7 @@ struct FindChains {
     const std::int32_t blocks = c.blocks_of_sequence(sequence);
     const Gap gap = gap_of(c, sequence);
     const std::int32_t leaves = gap.begin + first_own(c, sequence, gap.end - gap.begin, gap.begin, 1);
-    std::int32_t origin = leaves == 0 ? -1 : Kokkos::atomic_load(&c.first_user[row[leaves - 1]]);
+    std::int32_t origin = leaves == 0 ? -1 : detail::relaxed_load(&c.first_user[row[leaves - 1]]);
     const bool plausible = origin < sequence && (origin < 0 || c.blocks_of_sequence(origin) >= leaves);
     Kokkos::single(Kokkos::PerTeam(team), [&] {
       c.origin[sequence] = plausible ? origin : -1;
@@ -229,7 +229,7 @@ struct SlowSearch {
 
   template <class Team>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Tables& c) {
-    if (c.failed() || Kokkos::atomic_load(&c.status->suspect) == 0) return;
+    if (c.failed() || detail::relaxed_load(&c.status->suspect) == 0) return;
     const auto each = [&](std::int32_t items, const auto& body) {
       for (std::int32_t i = team.team_rank(); i < items; i += team.team_size()) body(i);
       team.team_barrier();
@@ -243,7 +243,7 @@ struct SlowSearch {
       if (team.team_rank() == 0) c.status->departed = 0;
       team.team_barrier();
       each(c.rows, [&](std::int32_t s) { follow(c, s); });
-      ended = Kokkos::atomic_load(&c.status->departed) == 0;
+      ended = detail::relaxed_load(&c.status->departed) == 0;
       each(c.rows, [&](std::int32_t s) { join(c, s); });
       each(c.rows + 1, [&](std::int32_t s) { c.candidate[s] = Tables::kNobody; });
     }

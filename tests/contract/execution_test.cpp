@@ -72,7 +72,7 @@ TEMPLATE_LIST_TEST_CASE("update, grow and attend start kernels on the given inst
   const HeadShape heads{8, 2, 32};
   Tree tree = random_forest(7);
   // Wide enough for kernels: a CPU plans a small tree in the calling thread.
-  for (int leaf = 0; leaf < 1500; ++leaf) {
+  for (int leaf = 0; leaf < 2500; ++leaf) {
     tree.rows.push_back({static_cast<std::int32_t>(tree.nodes.size()), -1});
     tree.nodes.push_back({0, 1});
   }

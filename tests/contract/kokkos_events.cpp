@@ -22,12 +22,13 @@ void hear_fence(const char* label, std::uint32_t device, std::uint64_t*) {
   if (std::strstr(label, "Kokkos Profile Tool Fence") == nullptr) hear(KokkosEvent::Kind::fence, label, device);
 }
 
-void hear_allocation(Kokkos_Profiling_SpaceHandle, const char* label, const void*, std::uint64_t) {
-  hear(KokkosEvent::Kind::allocation, label);
+// Kokkos asks for no bytes of scratch memory where a kernel of teams needs none.
+void hear_allocation(Kokkos_Profiling_SpaceHandle, const char* label, const void*, std::uint64_t bytes) {
+  if (bytes > 0) hear(KokkosEvent::Kind::allocation, label);
 }
 
-void hear_deallocation(Kokkos_Profiling_SpaceHandle, const char* label, const void*, std::uint64_t) {
-  hear(KokkosEvent::Kind::deallocation, label);
+void hear_deallocation(Kokkos_Profiling_SpaceHandle, const char* label, const void*, std::uint64_t bytes) {
+  if (bytes > 0) hear(KokkosEvent::Kind::deallocation, label);
 }
 
 void hear_deep_copy(Kokkos_Profiling_SpaceHandle, const char* target, const void*, Kokkos_Profiling_SpaceHandle,

@@ -14,6 +14,7 @@
 
 namespace espalier::test {
 
+/// The tiles of all KV heads; a merge list for each (row, KV head).
 struct PlanArrays {
   PlanReport report;
   std::int32_t kv_heads;
@@ -41,10 +42,23 @@ PlanArrays plan_arrays(const Exec& exec, const Plan<Exec>& plan) {
   arrays.report = plan.report(exec);
   arrays.kv_heads = plan.config().heads.kv_heads;
   arrays.segments = download(view.segments, arrays.report.segments);
-  arrays.tiles = download(view.tiles, arrays.report.tiles);
   arrays.worker_begin = download(view.worker_begin, view.workers + 1);
-  arrays.merge_begin = download(view.merge_begin, std::int64_t(view.rows) * arrays.kv_heads + 1);
-  arrays.merge_partials = download(view.merge_partials, arrays.merge_begin.back());
+  const espalier::detail::PlanSizes sizes = download(view.sizes, 1)[0];
+  for (const espalier::detail::Tile& tile : download(view.tiles, sizes.tiles))
+    for (std::int32_t kv_head = 0; kv_head < arrays.kv_heads; ++kv_head) {
+      arrays.tiles.push_back(tile);
+      arrays.tiles.back().kv_head = std::int16_t(kv_head);
+      arrays.tiles.back().partial_begin += kv_head * sizes.partials;
+    }
+  const auto begin = download(view.merge_begin, std::int64_t(view.rows) + 1);
+  const auto partials = download(view.merge_partials, sizes.partials);
+  arrays.merge_begin = {0};
+  for (std::int32_t row = 0; row < view.rows; ++row)
+    for (std::int32_t kv_head = 0; kv_head < arrays.kv_heads; ++kv_head) {
+      for (std::int32_t i = begin[std::size_t(row)]; i < begin[std::size_t(row) + 1]; ++i)
+        arrays.merge_partials.push_back(partials[std::size_t(i)] + kv_head * sizes.partials);
+      arrays.merge_begin.push_back(std::int32_t(arrays.merge_partials.size()));
+    }
   return arrays;
 }
 

@@ -23,6 +23,7 @@ struct Segment {
 
 /// The unit of work: `tokens` tokens of consecutive segments, for rows [row_begin, row_end) of one KV head.
 /// Row r of the tile writes partial `partial_begin + r - row_begin`, or its output where it has no other partial.
+/// A plan lists the tiles of KV head 0: those of KV head h are the same, with partials h * PlanSizes::partials further on.
 struct Tile {
   std::int32_t segment_begin;
   std::int32_t segment_end;
@@ -54,15 +55,23 @@ struct TreeView {
   const std::int32_t* block_table;   ///< [blocks] block ids
 };
 
-/// A finished plan, in the memory of the execution space.
+/// How much there is of a plan for each KV head; known on the device alone.
+struct PlanSizes {
+  std::int32_t tiles;
+  std::int32_t partials;
+};
+
+/// A finished plan, in the memory of the execution space. All KV heads have the same tiles and merge lists.
 struct PlanView {
   std::int32_t workers;
   std::int32_t rows;
+  const PlanSizes* sizes;  ///< [1]
   const Segment* segments;
-  const Tile* tiles;
-  const std::int32_t* worker_begin;    ///< [workers + 1]  tiles of each worker
-  const std::int32_t* merge_begin;     ///< [rows * kv_heads + 1]  partials of each (row, KV head), rows in line order
-  const std::int32_t* merge_partials;  ///< [merge_begin's last]
+  const Tile* tiles;                 ///< [tiles]  of KV head 0
+  const std::int32_t* worker_begin;  ///< [workers + 1]  tiles of each worker; number t is tile t / kv_heads of KV head
+                                     ///< t % kv_heads
+  const std::int32_t* merge_begin;   ///< [rows + 1]  partials of each row, rows in line order
+  const std::int32_t* merge_partials;  ///< [partials]  of KV head 0; those of KV head h are h * partials further on
   const std::int32_t* row_visible;     ///< [rows]
   const std::int32_t* row_index;       ///< [rows]
   const std::int32_t* block_table;

@@ -9,7 +9,6 @@
 //   tile(item, k, segments, before)     tile k of the item, its segments counted from `segments`; in `before` what the
 //                                       item's earlier tiles yield
 //   segment_item(item)                  optional: the item whose segments the tiles of this one read
-//   cost_of(tile)                       optional: in the unit of Counts::cost, where that is not tile_cost
 
 #include <Kokkos_Core.hpp>
 #include <cstdint>

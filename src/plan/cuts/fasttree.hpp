@@ -6,6 +6,7 @@
 #include "espalier/fasttree.hpp"
 #include "grid.hpp"
 #include "plan/prepare.hpp"
+#include "relaxed_load.hpp"
 
 namespace espalier::plan {
 
@@ -42,12 +43,17 @@ struct FastTreeArrays {
   std::int32_t*
       later_run_end;  // [nodes]  end of the run of its parent's rows that begins with this child, or row_begin
 
-  static FastTreeArrays in(Scratch& scratch, std::size_t nodes) {
+  KOKKOS_FUNCTION static FastTreeArrays in(Scratch& scratch, std::size_t nodes) {
     FastTreeArrays a{};
     a.state = scratch.take<FastTreeState>(1);
-    for (std::int32_t** array : {&a.queue, &a.takes_copy, &a.rows, &a.line_tokens, &a.line_segments, &a.path_tokens,
-                                 &a.run_end, &a.later_run_end})
-      *array = scratch.take<std::int32_t>(nodes);
+    a.queue = scratch.take<std::int32_t>(nodes);
+    a.takes_copy = scratch.take<std::int32_t>(nodes);
+    a.rows = scratch.take<std::int32_t>(nodes);
+    a.line_tokens = scratch.take<std::int32_t>(nodes);
+    a.line_segments = scratch.take<std::int32_t>(nodes);
+    a.path_tokens = scratch.take<std::int32_t>(nodes);
+    a.run_end = scratch.take<std::int32_t>(nodes);
+    a.later_run_end = scratch.take<std::int32_t>(nodes);
     return a;
   }
 };
@@ -123,7 +129,7 @@ struct FastTreeWalk {
   template <class Team>
   KOKKOS_FUNCTION std::int32_t queued(const Team& team) const {
     team.team_barrier();
-    const std::int32_t nodes = Kokkos::atomic_load(&a.state->queued);
+    const std::int32_t nodes = detail::relaxed_load(&a.state->queued);
     team.team_barrier();
     return nodes;
   }
@@ -221,16 +227,22 @@ struct FastTreeCut {
   static std::int64_t most_items(std::int64_t nodes, std::int64_t rows) { return 2 * nodes + rows; }
   static void reserve(Scratch& scratch, std::size_t nodes) { FastTreeArrays::in(scratch, nodes); }
 
+  struct Rule {
+    FastTreeParams params;
+    std::int32_t kv_heads;
+  };
+
+  ESPALIER_FOR_ANY_RUNNER
   template <class Runner>
-  static FastTreeCut prepare(const Runner& run, const CutContext& c, const FastTreeParams& params,
-                             std::int32_t kv_heads, Scratch scratch) {
+  KOKKOS_FUNCTION static FastTreeCut prepare(const Runner& run, const CutContext& c, const Rule& rule,
+                                             Scratch scratch) {
     const FastTreeArrays a = FastTreeArrays::in(scratch, std::size_t(c.tree.nodes));
-    run.team("espalier::Plan::fasttree", walk(c.tree, params, kv_heads, c.group, a));
+    run.team("espalier::Plan::fasttree", walk(c.tree, rule.params, rule.kv_heads, c.group, a));
     return {c, a};
   }
 
-  static FastTreeWalk walk(const detail::TreeView& tree, const FastTreeParams& params, std::int32_t kv_heads,
-                           std::int32_t group, const FastTreeArrays& a) {
+  KOKKOS_FUNCTION static FastTreeWalk walk(const detail::TreeView& tree, const FastTreeParams& params,
+                                           std::int32_t kv_heads, std::int32_t group, const FastTreeArrays& a) {
     FastTreeWalk walk{};
     walk.tree = tree;
     walk.cost = {params.alpha, params.beta, params.gamma, group};

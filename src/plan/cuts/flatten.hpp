@@ -35,7 +35,7 @@ struct FlattenArrays {
   Overhang* overhang;         // [nodes]
   RunBehindGap* behind_gap;   // [nodes]  the run that begins at the first row of this node that lies behind a gap
 
-  static FlattenArrays in(Scratch& scratch, std::size_t nodes) {
+  KOKKOS_FUNCTION static FlattenArrays in(Scratch& scratch, std::size_t nodes) {
     return {scratch.take<std::int32_t>(nodes), scratch.take<std::int64_t>(1), scratch.take<std::int32_t>(1),
             scratch.take<Overhang>(nodes), scratch.take<RunBehindGap>(nodes)};
   }
@@ -67,6 +67,7 @@ struct LayOutLine {
 /// see no token, and into tiles of tile_rows. Items are nodes, then nodes again for runs behind gaps, then rows for
 /// runs of the grids with rows that see only the beginning of their own node.
 struct FlattenCut {
+  using Rule = ChunkRule;
   CutContext c;
   Chunk chunk;
   FlattenArrays a;
@@ -74,8 +75,10 @@ struct FlattenCut {
   static std::int64_t most_items(std::int64_t nodes, std::int64_t rows) { return 2 * nodes + rows; }
   static void reserve(Scratch& scratch, std::size_t nodes) { FlattenArrays::in(scratch, nodes); }
 
+  ESPALIER_FOR_ANY_RUNNER
   template <class Runner>
-  static FlattenCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule, Scratch scratch);
+  KOKKOS_FUNCTION static FlattenCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule,
+                                            Scratch scratch);
 
   KOKKOS_FUNCTION std::int32_t items() const { return 2 * c.tree.nodes + c.tree.rows; }
 
@@ -235,8 +238,10 @@ struct FindOverhangs {
   }
 };
 
+ESPALIER_FOR_ANY_RUNNER
 template <class Runner>
-FlattenCut FlattenCut::prepare(const Runner& run, const CutContext& c, const ChunkRule& rule, Scratch scratch) {
+KOKKOS_FUNCTION FlattenCut FlattenCut::prepare(const Runner& run, const CutContext& c, const ChunkRule& rule,
+                                               Scratch scratch) {
   const FlattenArrays a = FlattenArrays::in(scratch, std::size_t(c.tree.nodes));
   const FlattenCut cut{c, {rule.given, a.share}, a};
   run.scan("espalier::Plan::line", c.tree.nodes, LayOutLine{c.tree, a, rule});

@@ -22,14 +22,17 @@ struct ShareNodeTokens {
 /// PlanStrategy::node and node_chunk: a node's tokens are one chunk, or cut in equal ones; its rows are cut into runs.
 /// The first items are nodes, the others rows, for runs with rows that see only the beginning of their own node.
 struct NodeCut {
+  using Rule = ChunkRule;
   CutContext c;
   Chunk chunk;
 
   static std::int64_t most_items(std::int64_t nodes, std::int64_t rows) { return nodes + rows; }
   static void reserve(Scratch& scratch, std::size_t) { scratch.take<std::int32_t>(1); }
 
+  ESPALIER_FOR_ANY_RUNNER
   template <class Runner>
-  static NodeCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule, Scratch scratch) {
+  KOKKOS_FUNCTION static NodeCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule,
+                                         Scratch scratch) {
     auto* share = scratch.take<std::int32_t>(1);
     if (rule.given == 0) run.scan("espalier::Plan::share", c.tree.nodes, ShareNodeTokens{c.tree, rule, share});
     return {c, {rule.given, share}};

@@ -17,7 +17,7 @@ struct PathArrays {
   std::int32_t* segments_before;  // [nodes]  those of the nodes above that are not empty
   std::int32_t* share;            // [1]  of the tokens that all rows see together
 
-  static PathArrays in(Scratch& scratch, std::size_t nodes) {
+  KOKKOS_FUNCTION static PathArrays in(Scratch& scratch, std::size_t nodes) {
     return {scratch.take<std::int64_t>(nodes + 1), scratch.take<std::int32_t>(nodes), scratch.take<std::int32_t>(nodes),
             scratch.take<std::int32_t>(1)};
   }
@@ -68,6 +68,7 @@ struct ShareRowTokens {
 
 /// PlanStrategy::sequence and sequence_split: an item is a row; its path is read by one tile, or cut in equal chunks.
 struct SequenceCut {
+  using Rule = ChunkRule;
   CutContext c;
   Chunk chunk;
   PathArrays paths;
@@ -75,8 +76,10 @@ struct SequenceCut {
   static std::int64_t most_items(std::int64_t, std::int64_t rows) { return rows; }
   static void reserve(Scratch& scratch, std::size_t nodes) { PathArrays::in(scratch, nodes); }
 
+  ESPALIER_FOR_ANY_RUNNER
   template <class Runner>
-  static SequenceCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule, Scratch scratch) {
+  KOKKOS_FUNCTION static SequenceCut prepare(const Runner& run, const CutContext& c, const ChunkRule& rule,
+                                             Scratch scratch) {
     const detail::TreeView& tree = c.tree;
     const PathArrays paths = PathArrays::in(scratch, std::size_t(tree.nodes));
     run.each("espalier::Plan::clear_paths", std::int64_t(tree.nodes) + 1, ClearPaths{paths});

@@ -10,6 +10,11 @@ template <ExecutionSpace Exec>
 inline constexpr int kTileLanes =
     bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible) ? 256 : 64;
 
+/// Whether neighbouring KV heads of a tile are attended together, as far as their lanes fit.
+template <ExecutionSpace Exec>
+inline constexpr bool kJoinsHeads =
+    bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+
 /// Attention over the plan's tiles, and the merge of their partials: two kernels on the instance.
 template <ExecutionSpace Exec>
 void attend(const Exec& exec, const detail::AttendParams& params);

@@ -16,6 +16,9 @@
 //     With 8 lanes or fewer a vector of lanes is mostly empty, so vectors run along d; K and V are read in place.
 //     CPU only: there a tile of few rows is bound by memory, and copying would double the traffic.
 //
+// A CPU attends neighbouring KV heads of a tile together, as far as their lanes fit: K and V of the heads of a token lie
+// side by side, so that memory is read in order. A GPU takes them one by one.
+//
 // Sums of 8 rows x 32 lanes stay in registers. On a CPU a team is one thread and vectors fill the registers; on a GPU a
 // thread of the team takes a panel and each of its vector lanes one lane.
 //
@@ -34,13 +37,14 @@ namespace espalier::portable {
 inline constexpr int kChunkTokens = 64;
 inline constexpr int kPanelLanes = 32;
 inline constexpr int kNarrowLanes = 8;
-inline constexpr int kTransposed = 16;  // dimensions at a time between [lane][d] and [d][lane]
-inline constexpr int kBlock = 8;        // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers
+inline constexpr int kSquare = 4;  // lanes times dimensions that are transposed in registers
+inline constexpr int kBlock = 8;   // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers
 
-/// Where the tokens of a chunk lie and who sees them.
+/// Where the tokens of a chunk lie, for one of the KV heads that are attended together, and who sees them.
 template <class Element>
 struct Chunk {
   int tokens;
+  int head;  // counted from the tile's
   const Element* k[kChunkTokens];
   const Element* v[kChunkTokens];
   float row_begin[kChunkTokens];  // rows of the tile, counted from its first; exact, since a tile has few rows
@@ -68,6 +72,7 @@ struct AttendTiles {
   static constexpr int kTeamThreads = kOnHost ? 1 : kLanesOfTile / kPanelLanes;
 
   detail::AttendParams p;
+  int threads;  ///< that Kokkos gives equal ranges of teams; 1 on a GPU
 
   // -- scratch of a team
 
@@ -115,16 +120,46 @@ struct AttendTiles {
     Scratch scratch;
     // NOLINTNEXTLINE(performance-no-int-to-ptr): Kokkos aligns scratch memory to 8 bytes only
     carve(reinterpret_cast<char*>((base + 63) / 64 * 64), p.head_dim, scratch);
-    const int worker = team.league_rank();
-    for (int t = p.plan.worker_begin[worker]; t < p.plan.worker_begin[worker + 1]; ++t)
-      attend_tile(team, tile_of_plan(t), scratch);
+    const int worker = worker_of(team.league_rank());
+    const int end = p.plan.worker_begin[worker + 1];
+    for (int number = p.plan.worker_begin[worker]; number < end;) {
+      const detail::Tile tile = tile_of_plan(number);
+      const int heads = heads_together(tile, end - number);
+      attend_tile(team, tile, heads, scratch);
+      number += heads;
+    }
+  }
+
+  /// Threads begin with ranges of teams far apart; so that all of them together go through the workers in order, as a
+  /// plan expects, those of a range are every so many'th.
+  KOKKOS_FUNCTION int worker_of(int team) const {
+    const int size = p.plan.workers / threads;
+    const int longer = p.plan.workers % threads;  // ranges of one more
+    const int in_longer = longer * (size + 1);
+    if (team < in_longer) return team % (size + 1) * threads + team / (size + 1);
+    return (team - in_longer) % size * threads + longer + (team - in_longer) / size;
   }
 
   KOKKOS_FUNCTION detail::Tile tile_of_plan(int number) const {
-    detail::Tile tile = p.plan.tiles[number / p.kv_heads];
-    tile.kv_head = std::int16_t(number % p.kv_heads);
-    tile.partial_begin += tile.kv_head * p.plan.sizes->partials;
+    return of_head(p.plan.tiles[number / p.kv_heads], number % p.kv_heads);
+  }
+
+  /// The tile of a KV head so many heads behind.
+  KOKKOS_FUNCTION detail::Tile of_head(detail::Tile tile, int heads) const {
+    tile.kv_head = std::int16_t(tile.kv_head + heads);
+    tile.partial_begin += heads * p.plan.sizes->partials;
     return tile;
+  }
+
+  KOKKOS_FUNCTION int lanes_of(const detail::Tile& tile) const {
+    return (tile.row_end - tile.row_begin) * (p.query_heads / p.kv_heads);
+  }
+
+  /// How many KV heads of a tile are attended together, if so many of the worker's tiles are left.
+  KOKKOS_FUNCTION int heads_together(const detail::Tile& tile, int left) const {
+    const int room = kOnHost ? kLanesOfTile / with_padding(lanes_of(tile)) : 1;
+    const int heads = Kokkos::min(p.kv_heads - tile.kv_head, left);
+    return Kokkos::max(1, Kokkos::min(heads, room));
   }
 
   KOKKOS_FUNCTION std::size_t scratch_bytes_on_device() const {
@@ -132,34 +167,60 @@ struct AttendTiles {
     return carve(nullptr, p.head_dim, unused) + 64;
   }
 
-  /// A tile with more lanes than fit is attended in several passes over its tokens.
-  KOKKOS_FUNCTION void attend_tile(const Member& team, const detail::Tile& tile, const Scratch& scratch) const {
-    const int lanes = (tile.row_end - tile.row_begin) * (p.query_heads / p.kv_heads);
-    for (int first = 0; first < lanes; first += kLanesOfTile) {
-      const int count = lanes - first < kLanesOfTile ? lanes - first : kLanesOfTile;
-      attend_lanes(team, tile, first, count, scratch, false);
-      // A hidden token has weight 0, but 0 times an infinity or a NaN is a NaN. What a row does not see (another branch,
-      // perhaps another user's) must not reach it: then each lane adds up only what it sees.
-      if (tile.masked && !all_finite(team, count, scratch)) attend_lanes(team, tile, first, count, scratch, true);
-      for_panels(team, count, [&](auto width, int lane) {
-        store_results<decltype(width)::value>(team, tile, first, lane, count, scratch);
-      });
+  /// The scratch of the lanes from `lane` on.
+  KOKKOS_FUNCTION Scratch from_lane(Scratch scratch, int lane) const {
+    scratch.q += std::size_t(lane) * p.head_dim;
+    scratch.o += std::size_t(lane) * p.head_dim;
+    scratch.peak += lane;
+    scratch.weight += lane;
+    scratch.row += lane;
+    return scratch;
+  }
+
+  /// The tile of its own and of the next KV heads, `heads` in all. A tile with more lanes than fit comes alone, and is
+  /// attended in several passes over its tokens.
+  KOKKOS_FUNCTION void attend_tile(const Member& team, const detail::Tile& tile, int heads,
+                                   const Scratch& scratch) const {
+    const int all_lanes = lanes_of(tile);
+    for (int first = 0; first < all_lanes; first += kLanesOfTile) {
+      const int lanes = all_lanes - first < kLanesOfTile ? all_lanes - first : kLanesOfTile;
+      attend_lanes(team, tile, heads, first, lanes, scratch, false);
+      for (int head = 0; head < heads; ++head) {
+        const detail::Tile tile_of_head = of_head(tile, head);
+        const Scratch scratch_of_head = from_lane(scratch, head * with_padding(lanes));
+        // A hidden token has weight 0, but 0 times an infinity or a NaN is a NaN. What a row does not see (another
+        // branch, perhaps another user's) must not reach it: then each lane adds up only what it sees.
+        if (tile.masked && !all_finite(team, lanes, scratch_of_head))
+          attend_lanes(team, tile_of_head, 1, first, lanes, scratch_of_head, true);
+        for_panels(team, lanes, [&](auto width, int lane) {
+          store_results<decltype(width)::value>(team, tile_of_head, first, lane, lanes, scratch_of_head);
+        });
+      }
       team.team_barrier();
     }
   }
 
   /// @param only_seen  each lane adds up only the tokens that it sees, one by one; for masked tiles
-  KOKKOS_FUNCTION void attend_lanes(const Member& team, const detail::Tile& tile, int first_lane, int lanes,
+  KOKKOS_FUNCTION void attend_lanes(const Member& team, const detail::Tile& tile, int heads, int first_lane, int lanes,
                                     const Scratch& scratch, bool only_seen) const {
-    for_panels(team, lanes, [&](auto width, int lane) {
-      load_queries<decltype(width)::value>(team, tile, first_lane, lane, lanes, scratch);
-    });
+    const int stride = with_padding(lanes);
+    for (int head = 0; head < heads; ++head) {
+      const detail::Tile tile_of_head = of_head(tile, head);
+      const Scratch scratch_of_head = from_lane(scratch, head * stride);
+      for_panels(team, lanes, [&](auto width, int lane) {
+        load_queries<decltype(width)::value>(team, tile_of_head, first_lane, lane, lanes, scratch_of_head);
+      });
+    }
     Cursor cursor{tile.segment_begin, tile.skip, tile.tokens};
     find_tokens(team, tile, cursor, scratch.chunks[0]);
     for (int current = 0; scratch.chunks[current].tokens > 0; current = 1 - current) {
       const Chunk<Element>& chunk = scratch.chunks[current];
       Chunk<Element>& next = scratch.chunks[1 - current];
-      find_tokens(team, tile, cursor, next);
+      const Scratch scratch_of_head = from_lane(scratch, chunk.head * stride);
+      if (chunk.head + 1 < heads)
+        find_in_next_head(tile, chunk, next);
+      else
+        find_tokens(team, tile, cursor, next);
       if (!kOnHost || lanes > kNarrowLanes) {
         copy_tokens(team, chunk.tokens, chunk.k, scratch.k);
         copy_tokens(team, chunk.tokens, chunk.v, scratch.v);
@@ -167,7 +228,7 @@ struct AttendTiles {
       }
       team.team_barrier();
       for_panels(team, lanes, [&](auto width, int lane) {
-        attend_panel<decltype(width)::value>(team, tile, lane, chunk, next, scratch, only_seen);
+        attend_panel<decltype(width)::value>(team, tile, lane, chunk, next, scratch_of_head, only_seen);
       });
       team.team_barrier();
     }
@@ -175,11 +236,9 @@ struct AttendTiles {
 
   /// Whether the sums of all panels are finite.
   KOKKOS_FUNCTION bool all_finite(const Member& team, int lanes, const Scratch& scratch) const {
-    const int full = lanes / kPanelLanes * kPanelLanes;
-    const int with_padding = full < lanes ? full + panel_width(lanes - full) : full;
     int others = 0;
     Kokkos::parallel_reduce(
-        Kokkos::TeamVectorRange(team, with_padding * p.head_dim),
+        Kokkos::TeamVectorRange(team, with_padding(lanes) * p.head_dim),
         [&](int i, int& sum) { sum += Kokkos::abs(scratch.o[i]) <= kLargest ? 0 : 1; }, others);
     return others == 0;
   }
@@ -225,8 +284,26 @@ struct AttendTiles {
       }
     }
     cursor.tokens -= tokens;
-    Kokkos::single(Kokkos::PerTeam(team), [&] { chunk.tokens = tokens; });
+    Kokkos::single(Kokkos::PerTeam(team), [&] {
+      chunk.tokens = tokens;
+      chunk.head = 0;
+    });
     team.team_barrier();
+  }
+
+  /// The same tokens of the next KV head, on a CPU.
+  KOKKOS_FUNCTION void find_in_next_head(const detail::Tile& tile, const Chunk<Element>& chunk,
+                                         Chunk<Element>& next) const {
+    next.tokens = chunk.tokens;
+    next.head = chunk.head + 1;
+    for (int t = 0; t < chunk.tokens; ++t) {
+      next.k[t] = chunk.k[t] + p.k_head_stride;
+      next.v[t] = chunk.v[t] + p.v_head_stride;
+    }
+    for (int t = 0; tile.masked && t < chunk.tokens; ++t) {
+      next.row_begin[t] = chunk.row_begin[t];
+      next.row_end[t] = chunk.row_end[t];
+    }
   }
 
   /// Asks a CPU for tokens [begin, end) of a chunk; their rows lie too far apart for its own prefetchers.
@@ -284,6 +361,12 @@ struct AttendTiles {
 
   KOKKOS_FUNCTION static int panel_width(int lanes) { return lanes > 16 ? 32 : lanes > 8 ? 16 : lanes > 4 ? 8 : 4; }
 
+  /// Lanes of all panels.
+  KOKKOS_FUNCTION static int with_padding(int lanes) {
+    const int full = lanes / kPanelLanes * kPanelLanes;
+    return full < lanes ? full + panel_width(lanes - full) : full;
+  }
+
   /// Calls body(vectors, lane) so that `vectors` x Lanes together are the kWidth lanes of a panel: once with the widest
   /// registers on a CPU, once for each lane on a GPU.
   template <int kWidth, class Body>
@@ -297,9 +380,11 @@ struct AttendTiles {
     }
   }
 
+  static constexpr bool kHasVectors = kOnHost && kVectorFloats > 1;
+
   /// Vectors of this panel run along the dimensions.
   template <int kWidth>
-  static constexpr bool kNarrow = kOnHost && kVectorFloats > 1 && kWidth <= kNarrowLanes;
+  static constexpr bool kNarrow = kHasVectors && kWidth <= kNarrowLanes;
 
   /// Place of (lane, dimension) in a panel's q and o.
   template <int kWidth>
@@ -320,23 +405,48 @@ struct AttendTiles {
       scratch.peak[lane + l] = -kInfinity;
       scratch.weight[lane + l] = 0;
     });
-    // In short runs of dimensions, so that transposing stays in the nearest cache.
-    for (int run = 0; run < p.head_dim; run += kTransposed) {
-      const int end = run + kTransposed < p.head_dim ? run + kTransposed : p.head_dim;
-      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
-        const int of_tile = first_lane + lane + l;
-        if (lane + l < lanes) {
-          const std::int64_t row = p.plan.row_index[tile.row_begin + of_tile / group];
-          const Element* source = static_cast<const Element*>(p.q) + row * p.q_row_stride +
-                                  (tile.kv_head * group + of_tile % group) * p.q_head_stride;
-          for (int d = run; d < end; ++d) q[place<kWidth>(l, d)] = to_float(source[d]) * factor;
-        } else {
-          for (int d = run; d < end; ++d) q[place<kWidth>(l, d)] = 0;
-        }
-      });
-      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth * (end - run)),
-                           [&](int i) { o[run * kWidth + i] = 0; });
+    Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth * p.head_dim), [&](int i) { o[i] = 0; });
+    const auto query = [&](int l) -> const Element* {
+      if (lane + l >= lanes) return nullptr;
+      const int of_tile = first_lane + lane + l;
+      const std::int64_t row = p.plan.row_index[tile.row_begin + of_tile / group];
+      return static_cast<const Element*>(p.q) + row * p.q_row_stride +
+             (tile.kv_head * group + of_tile % group) * p.q_head_stride;
+    };
+    int done = 0;  // dimensions
+    if constexpr (kHasVectors) {
+      for (int l = 0; l < kWidth; l += kSquare) {
+        const Element* const source[kSquare] = {query(l), query(l + 1), query(l + 2), query(l + 3)};
+        load_squares<kWidth>(source, factor, l, q);
+      }
+      done = p.head_dim / kSquare * kSquare;
     }
+    Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
+      const Element* source = query(l);
+      for (int d = done; d < p.head_dim; ++d)
+        q[place<kWidth>(l, d)] = source == nullptr ? 0.0f : to_float(source[d]) * factor;
+    });
+  }
+
+  /// q of kSquare lanes of a panel = factor * source, on a CPU; zero where there is no source.
+  template <int kWidth>
+  void load_squares(const Element* const (&source)[kSquare], float factor, int lane, float* q) const {
+    using Vector = Lanes<kSquare>;
+    for (int d = 0; d + kSquare <= p.head_dim; d += kSquare) {
+      Vector square[kSquare];
+      for (int i = 0; i < kSquare; ++i)
+        square[i] =
+            source[i] == nullptr ? Vector::broadcast(0) : Vector::load(source[i] + d) * Vector::broadcast(factor);
+      if constexpr (!kNarrow<kWidth>) transpose(square);
+      for (int i = 0; i < kSquare; ++i) square[i].store(q + square_place<kWidth>(lane, d, i));
+    }
+  }
+
+  /// Place in q and o of vector i of the square that begins at (lane, dimension): vectors of a narrow panel run along the
+  /// dimensions, those of a wide one along the lanes.
+  template <int kWidth>
+  int square_place(int lane, int d, int i) const {
+    return kNarrow<kWidth> ? place<kWidth>(lane + i, d) : place<kWidth>(lane, d + i);
   }
 
   template <int kWidth>
@@ -430,6 +540,16 @@ struct AttendTiles {
     return (std::int64_t(tile.partial_begin) + row - tile.row_begin) * (p.query_heads / p.kv_heads) + in_group;
   }
 
+  KOKKOS_FUNCTION bool has_other_partials(int row) const {
+    return p.plan.merge_begin[row + 1] - p.plan.merge_begin[row] > 1;
+  }
+
+  /// Where a lane's result goes: to one of the two, or nowhere if the lane only fills its panel.
+  struct Target {
+    float* partial = nullptr;
+    Element* out = nullptr;
+  };
+
   /// A row that no other tile attends gets its result at once, the others a partial.
   template <int kWidth>
   KOKKOS_FUNCTION void store_results(const Member& team, const detail::Tile& tile, int first_lane, int lane, int lanes,
@@ -444,32 +564,61 @@ struct AttendTiles {
       const float weight = scratch.weight[lane + l];
       const float inverse = weight == 0 ? 0.0f : 1 / weight;  // a NaN stays one
       const float lse = weight == 0 ? -kInfinity : kLn2 * (scratch.peak[lane + l] + Kokkos::log2(weight));
-      if (p.plan.merge_begin[row + 1] - p.plan.merge_begin[row] == 1) {
-        const std::int64_t caller_row = p.plan.row_index[row];
-        const int head = tile.kv_head * group + in_group;
-        if (p.lse) p.lse[caller_row * p.lse_row_stride + head] = lse;
-      } else {
+      if (has_other_partials(row))
         p.plan.partial_lse[partial_of(tile, row, in_group)] = lse;
-      }
+      else if (p.lse)
+        p.lse[p.plan.row_index[row] * p.lse_row_stride + tile.kv_head * group + in_group] = lse;
       scratch.weight[lane + l] = inverse;
     });
-    for (int run = 0; run < p.head_dim; run += kTransposed) {
-      const int end = run + kTransposed < p.head_dim ? run + kTransposed : p.head_dim;
-      Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
-        if (lane + l >= lanes) return;
-        const int of_tile = first_lane + lane + l;
-        const int row = tile.row_begin + of_tile / group;
-        const int in_group = of_tile % group;
-        const float inverse = scratch.weight[lane + l];
-        if (p.plan.merge_begin[row + 1] - p.plan.merge_begin[row] == 1) {
-          auto* out = static_cast<Element*>(p.out) + p.plan.row_index[row] * p.out_row_stride +
-                      (tile.kv_head * group + in_group) * p.out_head_stride;
-          for (int d = run; d < end; ++d) out[d] = from_float<Element>(o[place<kWidth>(l, d)] * inverse);
-        } else {
-          float* out = p.plan.partial_out + partial_of(tile, row, in_group) * p.head_dim;
-          for (int d = run; d < end; ++d) out[d] = o[place<kWidth>(l, d)] * inverse;
-        }
-      });
+    const auto target_of = [&](int l) {
+      Target target;
+      if (lane + l >= lanes) return target;
+      const int of_tile = first_lane + lane + l;
+      const int row = tile.row_begin + of_tile / group;
+      const int in_group = of_tile % group;
+      if (has_other_partials(row))
+        target.partial = p.plan.partial_out + partial_of(tile, row, in_group) * p.head_dim;
+      else
+        target.out = static_cast<Element*>(p.out) + p.plan.row_index[row] * p.out_row_stride +
+                     (tile.kv_head * group + in_group) * p.out_head_stride;
+      return target;
+    };
+    int done = 0;  // dimensions
+    if constexpr (kHasVectors) {
+      for (int l = 0; l < kWidth; l += kSquare) {
+        const Target targets[kSquare] = {target_of(l), target_of(l + 1), target_of(l + 2), target_of(l + 3)};
+        store_squares<kWidth>(o, scratch.weight + lane + l, l, targets);
+      }
+      done = p.head_dim / kSquare * kSquare;
+    }
+    Kokkos::parallel_for(Kokkos::ThreadVectorRange(team, kWidth), [&](int l) {
+      const Target to = target_of(l);
+      const float inverse = scratch.weight[lane + l];
+      for (int d = done; d < p.head_dim; ++d) {
+        const float result = o[place<kWidth>(l, d)] * inverse;
+        if (to.partial != nullptr)
+          to.partial[d] = result;
+        else if (to.out != nullptr)
+          to.out[d] = from_float<Element>(result);
+      }
+    });
+  }
+
+  /// target = inverse * o of kSquare lanes of a panel, on a CPU.
+  template <int kWidth>
+  void store_squares(const float* o, const float* inverse, int lane, const Target (&target)[kSquare]) const {
+    using Vector = Lanes<kSquare>;
+    for (int d = 0; d + kSquare <= p.head_dim; d += kSquare) {
+      Vector square[kSquare];
+      for (int i = 0; i < kSquare; ++i) square[i] = Vector::load(o + square_place<kWidth>(lane, d, i));
+      if constexpr (!kNarrow<kWidth>) transpose(square);
+      for (int i = 0; i < kSquare; ++i) {
+        const Vector result = square[i] * Vector::broadcast(inverse[i]);
+        if (target[i].partial != nullptr)
+          result.store(target[i].partial + d);
+        else if (target[i].out != nullptr)
+          result.store(target[i].out + d);
+      }
     }
   }
 };

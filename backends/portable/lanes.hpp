@@ -64,6 +64,11 @@ struct Lanes {
     return {std::bit_cast<Float>(std::bit_cast<Bits>(scaled) | special | ((bits & 0x8000) << 16))};
   }
   void store(float* p) const { std::memcpy(p, &value, sizeof value); }
+  /// As from_float.
+  template <class Half>
+  void store(Half* p) const {
+    for (int i = 0; i < kWidth; ++i) p[i] = from_float<Half>(value[i]);
+  }
   static Lanes broadcast(float x) { return {x - Float{}}; }
 
   /// Half of the lanes plus the other half.
@@ -115,6 +120,19 @@ struct Lanes {
     return __builtin_convertvector(bits, Bits);
   }
 };
+
+/// Rows become columns.
+inline void transpose(Lanes<4> (&rows)[4]) {
+  const auto a = rows[0].value, b = rows[1].value, c = rows[2].value, d = rows[3].value;
+  const auto ab_left = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const auto cd_left = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const auto ab_right = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const auto cd_right = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  rows[0].value = __builtin_shufflevector(ab_left, cd_left, 0, 1, 4, 5);
+  rows[1].value = __builtin_shufflevector(ab_left, cd_left, 2, 3, 6, 7);
+  rows[2].value = __builtin_shufflevector(ab_right, cd_right, 0, 1, 4, 5);
+  rows[3].value = __builtin_shufflevector(ab_right, cd_right, 2, 3, 6, 7);
+}
 
 /// {sum of a, sum of b, sum of c, sum of d}, each added pairwise.
 template <int kWidth>

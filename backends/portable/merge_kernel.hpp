@@ -12,7 +12,7 @@ namespace espalier::portable {
 /// Merges `count` partials of one (row, query head) and writes its result; the team shares the dimensions.
 /// @param partial_out  partial_out(i): the i-th partial's own normalised output, [head_dim]
 /// @param partial_lse  partial_lse(i): its lse
-template <class Element, class Member, class PartialOut, class PartialLse>
+template <class Exec, class Element, class Member, class PartialOut, class PartialLse>
 KOKKOS_FUNCTION void merge_row(const Member& team, int count, int head_dim, const PartialOut& partial_out,
                                const PartialLse& partial_lse, Element* out, float* lse) {
   constexpr float kMinusInfinity = -__builtin_huge_valf();
@@ -22,8 +22,9 @@ KOKKOS_FUNCTION void merge_row(const Member& team, int count, int head_dim, cons
   for (int i = 0; i < count; ++i)
     if (partial_lse(i) != kMinusInfinity) sum += Kokkos::exp(partial_lse(i) - top);
   const float inverse = sum == 0 ? 0.0f : 1 / sum;
-  // Dimensions in short runs, so that a CPU keeps the sums in registers and reads every partial once.
-  constexpr int kRun = 16;
+  // Dimensions in runs, each of which weighs every partial anew: on a CPU the sums of 128 fill half of its registers.
+  constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+  constexpr int kRun = kOnHost ? 128 : 16;
   Kokkos::parallel_for(Kokkos::TeamVectorRange(team, (head_dim + kRun - 1) / kRun), [&](int run) {
     const int begin = run * kRun;
     const int dims = head_dim - begin < kRun ? head_dim - begin : kRun;
@@ -61,7 +62,7 @@ struct MergePlan {
     for (int g = 0; g < group; ++g) {
       const int head = kv_head * group + g;
       const auto partial = [&](int i) { return (first_partial + p.plan.merge_partials[begin + i]) * group + g; };
-      merge_row(
+      merge_row<Exec, Element>(
           team, count, p.head_dim, [&](int i) { return p.plan.partial_out + partial(i) * p.head_dim; },
           [&](int i) { return p.plan.partial_lse[partial(i)]; },
           static_cast<Element*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride,
@@ -81,7 +82,7 @@ struct MergeRows {
     const std::int64_t row = team.league_rank() / p.query_heads;
     const std::int64_t head = team.league_rank() % p.query_heads;
     const std::int64_t begin = p.row_begin[row];
-    merge_row(
+    merge_row<Exec, Element>(
         team, int(p.row_begin[row + 1] - begin), p.head_dim,
         [&](int i) {
           return static_cast<const Element*>(p.partial_out) + (begin + i) * p.partial_out_row_stride +

@@ -28,7 +28,7 @@ struct CostModel {
 };
 
 /// The portable kernel on one core of a server CPU with AVX-512; measured on an Intel Xeon (Granite Rapids class).
-inline constexpr CostModel kCpuCostModel{0.3, 0.1, 0.1, 6.0, 150.0, 4, false};
+inline constexpr CostModel kCpuCostModel{1.0, 0.1, 0.12, 9.0, 145.0, 4, false};
 
 /// One thread block of the fused kernels. H200: from measured tiles (a 128 x 128 block in 1.7 us, 80 GB/s streamed by
 /// an SM, 2 us for a tile). A100, H100, MI300: the same tiles scaled by the vendor's bandwidth and matrix rate;

@@ -74,7 +74,7 @@ struct PlanReport {
   double kv_bytes;           ///< K and V that tiles read, shared reads counted once per tile
   double unique_kv_bytes;    ///< K and V of the tree, each token once
   double flops;              ///< multiplications and additions of both products, masked ones not counted
-  double imbalance;          ///< largest over mean cost of a worker by the cost model, minus 1
+  double imbalance;          ///< predicted_us over what it were if all that runs together had the same to do, minus 1
   double predicted_us;       ///< time of the attention by the cost model; a thread of a CPU runs 16 workers, one after
                              ///< another, on a GPU all workers run together
 };

@@ -131,7 +131,7 @@ void print_plan(const TimedPlan& plan) {
       "workers", with_commas(report.workers),
       format("worker %zu has the most to do: %s, the mean is %s", busiest,
              readable_time(contents.worker_us[busiest]).c_str(), readable_time(mean_worker_us(contents)).c_str()));
-  print_line("imbalance", format("%.1f %%", 100 * report.imbalance), "of the busiest worker above the mean");
+  print_line("imbalance", format("%.1f %%", 100 * report.imbalance), "of the predicted time above an even spread");
   print_line("predicted time", readable_time(report.predicted_us), "of one attention, by the cost model");
   print_line("plan time", readable_time(plan_us), "measured");
 }

@@ -478,8 +478,8 @@ class PlanPicture {
     };
     add("none", "node, with its tokens");
     add(colour_of(busiest_ == 0 ? 1 : 0), by_worker_ ? "tiles of a worker" : "tile, in its worker's colour");
-    add(kBusiestColour,
-        format("the busiest worker, %d: %.1f %% above the mean", busiest_, 100 * plan_.report.imbalance));
+    add(kBusiestColour, format("the busiest worker, %d: %.1f %% above the mean", busiest_,
+                               100 * (plan_.worker_us[std::size_t(busiest_)] / std::max(mean_us(), 1e-9) - 1)));
     if (std::ranges::any_of(shapes, &Shape::masked)) add("url(#hatch)", "masked tile: also computes what no row sees");
     return text;
   }

@@ -39,7 +39,7 @@ struct AutomaticArrays {
   std::int32_t* packed_end;   // [nodes]  end of the packed subtree that begins here, else 0
   std::int32_t* group;        // [nodes + 1]  groups that begin before this position
   std::int32_t* group_begin;  // [nodes + 1]  positions where groups begin, then `nodes`
-  std::int64_t* share;        // [1]  of the cost of all tiles, one of `shares`
+  std::int64_t* share;        // [1]  of the cost of all tiles; what is much dearer is cut
 
   KOKKOS_FUNCTION static AutomaticArrays in(Scratch& scratch, std::size_t nodes) {
     return {scratch.take<LineSums>(nodes + 1), scratch.take<std::int32_t>(nodes), scratch.take<std::int32_t>(nodes + 1),
@@ -50,8 +50,6 @@ struct AutomaticArrays {
 struct AutomaticContext {
   CutContext c;
   detail::TileCost cost;
-  std::int32_t kv_heads;
-  std::int32_t shares;  // tiles dearer than one of this many equal shares of all work are cut
   AutomaticArrays a;
 
   KOKKOS_FUNCTION std::int32_t rows(std::int32_t node) const { return c.tree.row_end[node] - c.tree.row_begin[node]; }
@@ -92,6 +90,7 @@ struct AutomaticContext {
 
 struct SumLine {
   using value_type = LineSums;
+  static constexpr std::int64_t kSharesAtATime = 8;  // for each worker of those that run at a time
   AutomaticContext x;
   KOKKOS_FUNCTION void init(LineSums& sums) const { sums = LineSums{}; }
   KOKKOS_FUNCTION void join(LineSums& sums, const LineSums& other) const { sums += other; }
@@ -100,7 +99,7 @@ struct SumLine {
     sums += LineSums{x.c.tree.tokens[node], x.alone(node)};
     if (!final || node < x.c.tree.nodes - 1) return;
     x.a.before[node + 1] = sums;
-    *x.a.share = sums.alone * x.kv_heads / x.shares;
+    *x.a.share = sums.alone * x.c.kv_heads / (kSharesAtATime * x.c.workers_at_a_time);
   }
 };
 
@@ -148,11 +147,7 @@ struct FindGroups {
 
 /// The cut over positions of the line: a position that begins no group yields nothing but its segment.
 struct AutomaticCut {
-  struct Rule {
-    detail::TileCost cost;
-    std::int32_t kv_heads;
-    std::int32_t shares;  ///< as AutomaticContext::shares
-  };
+  using Rule = detail::TileCost;
 
   CutContext c;
   AutomaticContext x;
@@ -165,8 +160,7 @@ struct AutomaticCut {
   KOKKOS_FUNCTION static AutomaticCut prepare(const Runner& run, const CutContext& c, const Rule& rule,
                                               Scratch scratch) {
     const std::int32_t nodes = c.tree.nodes;
-    const AutomaticContext x{c, rule.cost, rule.kv_heads, rule.shares,
-                             AutomaticArrays::in(scratch, std::size_t(nodes))};
+    const AutomaticContext x{c, rule, AutomaticArrays::in(scratch, std::size_t(nodes))};
     run.scan("espalier::Plan::line_sums", nodes, SumLine{x});
     run.scan("espalier::Plan::packs", nodes, FindPacks{x});
     run.scan("espalier::Plan::groups", nodes, FindGroups{x});
@@ -235,14 +229,21 @@ struct AutomaticCut {
     if (group.tokens == 0) return group;
     group.row_tiles = std::int32_t((group.rows + c.tile_rows - 1) / c.tile_rows);
     const std::int64_t widest = group.rows < c.tile_rows ? group.rows : c.tile_rows;
-    const std::int64_t tile = x.cost.tile(widest * c.group, group.tokens, widest * c.group);
-    const std::int64_t share = *x.a.share;
-    std::int64_t pieces = share > 0 ? std::int64_t(double(2 * tile + share) / double(2 * share)) : 1;
-    const std::int64_t most = (group.tokens + kPieceTokens - 1) / kPieceTokens;
-    if (pieces > most) pieces = most;
-    group.pieces = std::int32_t(pieces > 1 ? pieces : 1);
+    group.pieces = pieces_of(std::int32_t(widest), group.tokens);
     group.masked = x.a.packed_end[node] != 0 || hides_tokens(node, group.end);
     return group;
+  }
+
+  /// Pieces of about a share each; but none is short, or costs as a tile more than a small part of its work.
+  KOKKOS_FUNCTION std::int32_t pieces_of(std::int32_t rows, std::int64_t tokens) const {
+    const std::int64_t lanes = std::int64_t(rows) * c.group;
+    const std::int64_t tile = x.cost.tile(lanes, tokens, lanes);
+    const std::int64_t fixed = x.cost.tile(lanes, 0, lanes);
+    const std::int64_t share = *x.a.share;
+    if (share == 0) return 1;
+    const auto wanted = std::int64_t(double(2 * tile * c.heads_together(rows) + share) / double(2 * share));
+    const std::int64_t most = Kokkos::min(tokens / kPieceTokens, fixed > 0 ? tile / (kPieceWork * fixed) : tokens);
+    return std::int32_t(Kokkos::max<std::int64_t>(1, Kokkos::min(wanted, most)));
   }
 
   /// A row whose node lies in the group may see only the beginning of it.
@@ -266,7 +267,8 @@ struct AutomaticCut {
     return begin;
   }
 
-  static constexpr std::int64_t kPieceTokens = 64;  ///< pieces are not shorter
+  static constexpr std::int64_t kPieceTokens = 64;  ///< a piece is not shorter
+  static constexpr std::int64_t kPieceWork = 16;    ///< a piece costs at least so many times what any tile costs
 };
 
 }  // namespace espalier::plan

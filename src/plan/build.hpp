@@ -137,8 +137,9 @@ struct FillTiles {
 };
 
 /// Every worker gets an equal span of the line of costs: the tiles whose middles lie in it. A tile's KV heads follow each
-/// other, since their K and V lie side by side.
+/// other, since their K and V lie side by side; those that are attended together stay together.
 struct FindWorkers {
+  CutContext c;
   Arrays a;
 
   /// Finds the first tile whose middle lies in the span.
@@ -158,10 +159,23 @@ struct FindWorkers {
     std::int32_t kv_head = 0;
     if (tile < tiles && middle_of(tile, 0) < span_begin)
       kv_head = std::int32_t(ceil_div(span_begin - middle_of(tile, 0), cost_of(tile)));
+    if (tile < tiles) kv_head = with_neighbours(tile, kv_head);
     a.worker_begin[worker] = worker == a.workers ? tiles * a.kv_heads : tile * a.kv_heads + kv_head;
   }
 
  private:
+  /// Moves a KV head with which a worker would begin to the nearest boundary of heads that are attended together; unless
+  /// others, at the end of the line, would wait for the worker that has all of them.
+  KOKKOS_FUNCTION std::int32_t with_neighbours(std::int32_t tile, std::int32_t kv_head) const {
+    const std::int32_t together = c.heads_together(a.tiles[tile].row_end - a.tiles[tile].row_begin);
+    const std::int32_t end = Kokkos::min(kv_head / together * together + together, a.kv_heads);
+    const std::int64_t cost = cost_of(tile) * together;
+    const std::int64_t cost_behind = a.totals->cost - a.cost_before[tile] * a.kv_heads - cost_of(tile) * end;
+    constexpr std::int64_t kFewSpans = 3;
+    if (cost > kFewSpans * (a.totals->cost / a.workers) && cost * (c.workers_at_a_time - 1) > cost_behind)
+      return kv_head;
+    return Kokkos::min((kv_head + together / 2) / together * together, a.kv_heads);
+  }
   KOKKOS_FUNCTION std::int64_t cost_of(std::int32_t tile) const {
     return a.cost_before[tile + 1] - a.cost_before[tile];
   }
@@ -254,7 +268,7 @@ struct BuildPlan {
     run.scan("espalier::Plan::count", cut.items(), CountItems<Cut>{cut, a});
     run.each("espalier::Plan::segments", cut.items(), FillSegments<Cut>{cut, a});
     run.each("espalier::Plan::tiles", a.stride, FillTiles<Cut>{cut, a});
-    run.each("espalier::Plan::workers", a.workers + 1, FindWorkers{a});
+    run.each("espalier::Plan::workers", a.workers + 1, FindWorkers{recipe.context, a});
     run.scan("espalier::Plan::merge_begin", a.rows, BeginMergeLists{a});
     run.each("espalier::Plan::merge_lists", a.stride, FillMerge{a});
     run.each("espalier::Plan::merge_order", a.rows, SortMerge{a});

@@ -80,9 +80,7 @@ void with_recipe(const PlanConfig& config, const CutContext& context, void* scra
     case PlanStrategy::fasttree:
       return body(CutRecipe<FastTreeCut>{context, {cuts.fasttree, config.heads.kv_heads}, memory});
     case PlanStrategy::automatic:
-      return body(CutRecipe<AutomaticCut>{context,
-                                          {detail::tile_cost_of(config.cost_model, config.heads, config.scalar),
-                                           config.heads.kv_heads, std::max(1, config.workers / kWorkersPerThread * 4)},
+      return body(CutRecipe<AutomaticCut>{context, detail::tile_cost_of(config.cost_model, config.heads, config.scalar),
                                           memory});
   }
 }

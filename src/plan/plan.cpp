@@ -114,8 +114,16 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
 }
 
 template <class Exec>
-plan::CutContext context_of(const detail::TreeView& tree, const HeadShape& heads) {
-  return {tree, std::max(1, portable::kTileLanes<Exec> / heads.group()), heads.group()};
+plan::CutContext context_of(const detail::TreeView& tree, const PlanConfig& config) {
+  const HeadShape& heads = config.heads;
+  plan::CutContext context{};
+  context.tree = tree;
+  context.tile_rows = std::max(1, portable::kTileLanes<Exec> / heads.group());
+  context.group = heads.group();
+  context.kv_heads = heads.kv_heads;
+  context.workers_at_a_time = workers_at_a_time<Exec>(config.workers);
+  context.joins_heads = portable::kJoinsHeads<Exec>;
+  return context;
 }
 
 /// Host copies of device arrays, for report().
@@ -242,7 +250,7 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
           " rows, the plan's capacity is ", capacity.rows);
   impl_->tree = tree.view();
   impl_->updated = true;
-  plan::with_recipe(impl_->config, context_of<Exec>(impl_->tree, impl_->config.heads), impl_->scratch.data(),
+  plan::with_recipe(impl_->config, context_of<Exec>(impl_->tree, impl_->config), impl_->scratch.data(),
                     [&]<class Cut>(const plan::CutRecipe<Cut>& recipe) {
                       impl_->run(exec, "espalier::Plan::update", [&](std::int32_t stride) {
                         return plan::BuildPlan<Cut>{recipe, impl_->arrays(stride)};
@@ -279,7 +287,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   tree.row_visible = snapshot.row_visible.data();
   plan::Counts sum;
   std::vector<char> scratch(plan::room_of(config.strategy, tree.nodes, tree.rows).scratch_bytes);
-  plan::with_recipe(config, context_of<Exec>(tree, config.heads), scratch.data(), [&](const auto& recipe) {
+  plan::with_recipe(config, context_of<Exec>(tree, config), scratch.data(), [&](const auto& recipe) {
     const auto cut = recipe.prepare(plan::OnHost{});
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
@@ -351,10 +359,11 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   for (std::int32_t worker = 0; worker < config.workers; ++worker)
     for (std::int32_t t = worker_begin[worker]; t < worker_begin[worker + 1]; ++t)
       worker_ps[worker] += picoseconds_of(tiles[t / kv_heads]);
-  const std::int64_t largest = *std::max_element(worker_ps.begin(), worker_ps.end());
   const std::int64_t all = std::accumulate(worker_ps.begin(), worker_ps.end(), std::int64_t(0));
-  report.imbalance = all > 0 ? double(largest) * config.workers / double(all) - 1 : 0;
-  report.predicted_us = 1e-6 * double(makespan(worker_ps, workers_at_a_time<Exec>(config.workers)));
+  const std::int32_t at_a_time = workers_at_a_time<Exec>(config.workers);
+  const auto end = double(makespan(worker_ps, at_a_time));
+  report.imbalance = all > 0 ? end * at_a_time / double(all) - 1 : 0;
+  report.predicted_us = 1e-6 * end;
   return report;
 }
 

@@ -38,6 +38,19 @@ struct CutContext {
   detail::TreeView tree;
   std::int32_t tile_rows;  ///< rows that a tile may hold
   std::int32_t group;
+  std::int32_t kv_heads;
+  std::int32_t workers_at_a_time;  ///< the others wait until one of these is done
+  bool joins_heads;  ///< the kernel attends neighbouring KV heads of a tile together, as far as their lanes fit
+
+  /// KV heads of a tile of `rows` rows that one worker should attend: tiles of few lanes are bound by memory, which is then
+  /// read in order.
+  KOKKOS_FUNCTION std::int32_t heads_together(std::int32_t rows) const {
+    constexpr std::int32_t kFewLanes = 64;
+    if (!joins_heads || rows * group > kFewLanes || rows >= tile_rows) return 1;
+    const std::int32_t room = tile_rows / rows;
+    const std::int32_t runs = (kv_heads + room - 1) / room;
+    return (kv_heads + runs - 1) / runs;
+  }
 };
 
 /// Work of one tile in (query head, token) pairs, with the cost of reading a token counted as `kReadCost` pairs.

@@ -244,8 +244,8 @@ void print_row(const Problem& problem, const std::vector<Measurement>& measureme
   const auto faster = [](const Measurement& a, const Measurement& b) { return a.ms < b.ms; };
   const Measurement& best = *std::min_element(measurements.begin(), measurements.end() - 1, faster);
   std::printf("| `%s` |", problem.name.c_str());
-  for (const Measurement& m : measurements) std::printf(" %.2f |", m.ms);
-  std::printf(" %.2f (`%s`) | %.2f | %.1f %% | %.0f |\n", automatic.ms / best.ms, name_of(best.strategy),
+  for (const Measurement& m : measurements) std::printf(" %.3g |", m.ms);
+  std::printf(" %.2f (`%s`) | %.3g | %.1f %% | %.0f |\n", automatic.ms / best.ms, name_of(best.strategy),
               automatic.plan.predicted_us * 1e-3, 100 * automatic.plan.imbalance, automatic.plan_us);
 }
 

@@ -204,9 +204,11 @@ class Bench {
       const detail::Tile& tile = contents.tiles[t];
       ++counts[{(tile.row_end - tile.row_begin) * group, tile.tokens, contents.merged_rows[t] * group}];
     }
-    std::vector<TileKind> kinds;
-    for (const auto& [kind, tiles] : counts)
-      kinds.push_back({double(tiles), std::get<0>(kind), std::get<1>(kind), std::get<2>(kind)});
+    std::vector<TileKind> kinds(counts.size());
+    std::ranges::transform(counts, kinds.begin(), [](const auto& entry) {
+      const auto& [kind, tiles] = entry;
+      return TileKind{double(tiles), std::get<0>(kind), std::get<1>(kind), std::get<2>(kind)};
+    });
     return kinds;
   }
 

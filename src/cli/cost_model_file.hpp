@@ -6,7 +6,7 @@
 
 #include "espalier/cost_model.hpp"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library calls it so
 class App;
 }
 

@@ -10,7 +10,7 @@ function(draw name)
     set(picture ${work}/${name}.svg)
   endif()
   execute_process(
-    COMMAND ${tool} plan ${ARGN} --workers 16 --cost-model ${here}/cost_model.json --svg ${picture}
+    COMMAND ${tool} plan ${ARGN} --workers 64 --cost-model ${here}/cost_model.json --svg ${picture}
     OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY
   )
   file(SHA256 ${picture} drawn)

@@ -296,7 +296,7 @@ Command add_calibrate(CLI::App& app) {
   app.add_option("--dtype", options->scalar, "Element type of K and V")
       ->check(CLI::IsMember(scalar_names()))
       ->capture_default_str();
-  app.add_flag("--quick", options->quick, "A few seconds instead of half a minute, and less exact");
+  app.add_flag("--quick", options->quick, "A second instead of half a minute, and less exact");
   app.add_flag("--json", options->json, "Print what --out writes");
   app.footer(
       "Attends over forests of equal trees: short and long nodes, few and many rows, nodes in one tile and in two. "

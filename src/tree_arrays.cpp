@@ -243,6 +243,37 @@ struct Unpack {
   }
 };
 
+/// Gives a row the token behind the end of its node.
+struct GrowRows {
+  detail::TreeTarget tree;
+  std::int32_t nodes;
+  std::int32_t rows;
+  int block_tokens;
+  std::int64_t* slots;  // [rows]
+
+  KOKKOS_FUNCTION void operator()(std::int32_t row) const {
+    const std::int32_t node = tree.row_node[row];
+    const std::int32_t tokens = tree.tokens[node];
+    const std::int32_t place = tree.first_offset[node] + tokens;
+    const std::int32_t table_end = node + 1 < nodes ? tree.first_block[node + 1] : tree.counts[3];
+    const std::int32_t entry = tree.first_block[node] + place / block_tokens;
+    std::int64_t& slot = slots[tree.row_index[row]];
+    slot = -1;
+    if (entry >= table_end || tree.row_visible[row] != tokens || shares_node(row) || tree.subtree_end[node] != node + 1)
+      return;
+    slot = std::int64_t(tree.block_table[entry]) * block_tokens + place % block_tokens;
+    tree.tokens[node] = tokens + 1;
+    tree.row_visible[row] = tokens + 1;
+  }
+
+ private:
+  /// Rows are in the order of their nodes.
+  KOKKOS_FUNCTION bool shares_node(std::int32_t row) const {
+    return (row > 0 && tree.row_node[row - 1] == tree.row_node[row]) ||
+           (row + 1 < rows && tree.row_node[row + 1] == tree.row_node[row]);
+  }
+};
+
 void expects_consistent(const TreeSnapshot& snapshot) {
   for (const auto* array : {&snapshot.tokens, &snapshot.first_block, &snapshot.first_offset, &snapshot.subtree_end,
                             &snapshot.row_begin, &snapshot.row_end}) {
@@ -335,6 +366,15 @@ void TreeArrays<Exec>::upload(const Exec& exec, const TreeSnapshot& snapshot) {
   rows_ = snapshot.rows();
   block_tokens_ = snapshot.block_tokens;
   version_ = snapshot.version;
+}
+
+template <ExecutionSpace Exec>
+void TreeArrays<Exec>::grow(const Exec& exec, const Kokkos::View<std::int64_t*, memory_space>& slots) {
+  expects(slots.extent(0) == std::size_t(rows_), ErrorCode::invalid_argument, "TreeArrays::grow: slots has ",
+          slots.extent(0), " entries, expected ", rows_, ", one for each row");
+  const GrowRows kernel{target_of(arrays_.data(), ArrayPlaces(capacity_)), nodes_, rows_, block_tokens_, slots.data()};
+  Kokkos::parallel_for("espalier::TreeArrays::grow",
+                       Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, rows_), kernel);
 }
 
 template <ExecutionSpace Exec>

@@ -127,6 +127,17 @@ class TreeArrays {
   /// @throws Error{capacity_exceeded} naming the capacity and the snapshot's need; the content stays as it was
   void upload(const Exec& exec, const TreeSnapshot& snapshot);
 
+  /// One decode step: each row at the end of a leaf gets the next token there. The leaf has one token more, the row sees
+  /// it, and `slots` says where its K and V go. One kernel on the instance, so that a captured graph of this, Plan::grow,
+  /// append and attend goes on from step to step without the host.
+  ///
+  /// The block table must have entries for what is to come: those between a node's first one and that of the next node
+  /// are its own. A row stays as it is, and its slot is -1, which append skips, where they are used up, where the row does
+  /// not see all of its node, shares it with another row, or where the node has children.
+  /// @param slots  [rows]  written; rows as the caller numbers them
+  /// @throws Error{invalid_argument} if slots has another extent
+  void grow(const Exec& exec, const Kokkos::View<std::int64_t*, memory_space>& slots);
+
   /// Hands the arrays to kernels that derive a tree on the device. They write all entries of `nodes` nodes and `rows`
   /// rows, make the nodes behind the last real one empty roots without rows, and set the counts.
   /// @throws Error{capacity_exceeded} naming the capacity and the need; nothing changes then

@@ -88,6 +88,14 @@ struct AutomaticContext {
   }
 };
 
+/// In `before` until they are summed.
+struct CostNodes {
+  AutomaticContext x;
+  KOKKOS_FUNCTION void operator()(std::int32_t node) const {
+    x.a.before[node] = {x.c.tree.tokens[node], x.alone(node)};
+  }
+};
+
 struct SumLine {
   using value_type = LineSums;
   static constexpr std::int64_t kSharesAtATime = 8;  // for each worker of those that run at a time
@@ -95,12 +103,19 @@ struct SumLine {
   KOKKOS_FUNCTION void init(LineSums& sums) const { sums = LineSums{}; }
   KOKKOS_FUNCTION void join(LineSums& sums, const LineSums& other) const { sums += other; }
   KOKKOS_FUNCTION void operator()(std::int32_t node, LineSums& sums, bool final) const {
+    const LineSums own = x.a.before[node];
     if (final) x.a.before[node] = sums;
-    sums += LineSums{x.c.tree.tokens[node], x.alone(node)};
+    sums += own;
     if (!final || node < x.c.tree.nodes - 1) return;
     x.a.before[node + 1] = sums;
     *x.a.share = sums.alone * x.c.kv_heads / (kSharesAtATime * x.c.workers_at_a_time);
   }
+};
+
+/// In `packed_end` until nested ones are found.
+struct EndPacks {
+  AutomaticContext x;
+  KOKKOS_FUNCTION void operator()(std::int32_t node) const { x.a.packed_end[node] = x.pack_end(node); }
 };
 
 /// Keeps of nested packs the outermost: one that begins before the furthest end so far lies inside another.
@@ -112,7 +127,7 @@ struct FindPacks {
     furthest = furthest > other ? furthest : other;
   }
   KOKKOS_FUNCTION void operator()(std::int32_t node, std::int32_t& furthest, bool final) const {
-    const std::int32_t end = x.pack_end(node);
+    const std::int32_t end = x.a.packed_end[node];
     if (final) {
       // In `group` until groups are counted: the node lies inside a pack that began before it.
       x.a.group[node] = furthest > node ? 1 : 0;
@@ -161,7 +176,9 @@ struct AutomaticCut {
                                               Scratch scratch) {
     const std::int32_t nodes = c.tree.nodes;
     const AutomaticContext x{c, rule, AutomaticArrays::in(scratch, std::size_t(nodes))};
+    run.each("espalier::Plan::costs", nodes, CostNodes{x});
     run.scan("espalier::Plan::line_sums", nodes, SumLine{x});
+    run.each("espalier::Plan::pack_ends", nodes, EndPacks{x});
     run.scan("espalier::Plan::packs", nodes, FindPacks{x});
     run.scan("espalier::Plan::groups", nodes, FindGroups{x});
     return {c, x};

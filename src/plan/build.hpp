@@ -34,49 +34,60 @@ struct Arrays {
   std::int32_t* merge_begin;     // [rows + 1]
   std::int32_t* merge_cursor;    // [rows]
   std::int32_t* merge_partials;  // [partial_capacity / kv_heads]
+  std::int32_t* partial_row;     // [partial_capacity / kv_heads]
 };
 
-/// before[i] = what items 0 .. i - 1 contribute; the last item checks the capacities.
+/// before[i] = what item i contributes; clears what the later kernels add to.
 template <class Cut>
 struct CountItems {
-  using value_type = Counts;
   Cut cut;
   Arrays a;
-
-  KOKKOS_FUNCTION void init(Counts& counts) const { counts = Counts{}; }
-  KOKKOS_FUNCTION void join(Counts& counts, const Counts& other) const { counts += other; }
-
-  KOKKOS_FUNCTION void operator()(std::int32_t item, Counts& sum, bool final) const {
-    if (final) a.before[item] = sum;
-    sum += cut.count(item);
-    if (final && item == cut.items() - 1) {
-      Totals totals{};
-      totals.need_segments = sum.segments;
-      totals.need_tiles = sum.tiles * a.kv_heads;
-      totals.need_partials = sum.partials * a.kv_heads;
-      if (totals.need_segments <= a.segment_capacity && totals.need_tiles <= a.tile_capacity &&
-          totals.need_partials <= a.partial_capacity) {
-        totals.of_head = {std::int32_t(sum.tiles), std::int32_t(sum.partials)};
-        totals.segments = totals.need_segments;
-        totals.tiles = totals.need_tiles;
-        totals.partials = totals.need_partials;
-        totals.cost = sum.cost * a.kv_heads;
-        totals.items = cut.items();
-      }
-      *a.totals = totals;
-    }
+  [[nodiscard]] KOKKOS_FUNCTION std::int64_t size() const {
+    const std::int64_t items = cut.items();
+    return items > a.rows ? items : std::int64_t(a.rows) + 1;
   }
-};
-
-/// Clears what the later kernels add to.
-struct Clear {
-  Arrays a;
   KOKKOS_FUNCTION void operator()(std::int32_t i) const {
     if (i == 0) {
       *a.totals = Totals{};
       a.merge_begin[a.rows] = 0;
     }
     if (i < a.rows) a.merge_cursor[i] = 0;
+    if (i < cut.items()) a.before[i] = cut.count(i);
+  }
+};
+
+/// before[i] = what items 0 .. i - 1 contribute; the last item checks the capacities.
+struct SumItems {
+  using value_type = Counts;
+  std::int32_t items;
+  Arrays a;
+
+  KOKKOS_FUNCTION void init(Counts& counts) const { counts = Counts{}; }
+  KOKKOS_FUNCTION void join(Counts& counts, const Counts& other) const { counts += other; }
+
+  KOKKOS_FUNCTION void operator()(std::int32_t item, Counts& sum, bool final) const {
+    const Counts own = a.before[item];
+    if (final) a.before[item] = sum;
+    sum += own;
+    if (final && item == items - 1) *a.totals = totals_of(sum);
+  }
+
+ private:
+  KOKKOS_FUNCTION Totals totals_of(const Counts& sum) const {
+    Totals totals{};
+    totals.need_segments = sum.segments;
+    totals.need_tiles = sum.tiles * a.kv_heads;
+    totals.need_partials = sum.partials * a.kv_heads;
+    if (totals.need_segments > a.segment_capacity || totals.need_tiles > a.tile_capacity ||
+        totals.need_partials > a.partial_capacity)
+      return totals;
+    totals.of_head = {std::int32_t(sum.tiles), std::int32_t(sum.partials)};
+    totals.segments = totals.need_segments;
+    totals.tiles = totals.need_tiles;
+    totals.partials = totals.need_partials;
+    totals.cost = sum.cost * a.kv_heads;
+    totals.items = items;
+    return totals;
   }
 };
 
@@ -125,7 +136,10 @@ struct FillTiles {
     a.tiles[t] = tile;
     a.cost_before[t] = before.cost + in_item.cost;
     if (t == a.totals->of_head.tiles - 1) a.cost_before[t + 1] = a.totals->cost / a.kv_heads;
-    for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) Kokkos::atomic_inc(&a.merge_cursor[row]);
+    for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) {
+      a.partial_row[tile.partial_begin + row - tile.row_begin] = row;
+      Kokkos::atomic_inc(&a.merge_cursor[row]);
+    }
   }
 
   KOKKOS_FUNCTION std::int32_t segment_item(std::int32_t item) const {
@@ -143,7 +157,7 @@ struct FindWorkers {
   Arrays a;
 
   /// Finds the first tile whose middle lies in the span.
-  KOKKOS_FUNCTION void operator()(std::int32_t worker) const {
+  KOKKOS_FUNCTION void find(std::int32_t worker) const {
     const std::int32_t tiles = a.totals->of_head.tiles;
     const std::int64_t cost = a.totals->cost;
     // ceil(cost * worker / workers), without overflow
@@ -200,24 +214,19 @@ struct BeginMergeLists {
   }
 };
 
-/// Enters each tile's partials into the lists of their rows, in no particular order.
+/// Enters each partial into the list of its row, in no particular order.
 struct FillMerge {
   Arrays a;
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    for (std::int64_t t = first; t < a.totals->of_head.tiles; t += a.stride) {
-      const detail::Tile& tile = a.tiles[t];
-      for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) {
-        const std::int32_t place = Kokkos::atomic_fetch_inc(&a.merge_cursor[row]);
-        a.merge_partials[place] = tile.partial_begin + row - tile.row_begin;
-      }
-    }
+    for (std::int64_t partial = first; partial < a.totals->of_head.partials; partial += a.stride)
+      a.merge_partials[Kokkos::atomic_fetch_inc(&a.merge_cursor[a.partial_row[partial]])] = std::int32_t(partial);
   }
 };
 
 /// Sorts each list, so that merging always adds in the same order.
 struct SortMerge {
   Arrays a;
-  KOKKOS_FUNCTION void operator()(std::int32_t row) const {
+  KOKKOS_FUNCTION void sort(std::int32_t row) const {
     std::int32_t* entries = a.merge_partials + a.merge_begin[row];
     const std::int32_t count = a.merge_begin[row + 1] - a.merge_begin[row];
     constexpr std::int32_t kFew = 32;
@@ -254,6 +263,20 @@ struct SortMerge {
   }
 };
 
+/// The end of a plan: whatever needs the tiles and the merge lists alone.
+struct Finish {
+  FindWorkers workers;
+  SortMerge lists;
+  [[nodiscard]] KOKKOS_FUNCTION std::int64_t size() const {
+    const Arrays& a = lists.a;
+    return a.workers < a.rows ? a.rows : std::int64_t(a.workers) + 1;
+  }
+  KOKKOS_FUNCTION void operator()(std::int32_t i) const {
+    if (i <= workers.a.workers) workers.find(i);
+    if (i < lists.a.rows) lists.sort(i);
+  }
+};
+
 /// All steps from a tree to a plan.
 template <class Cut>
 struct BuildPlan {
@@ -264,14 +287,15 @@ struct BuildPlan {
   template <class Runner>
   KOKKOS_FUNCTION void operator()(const Runner& run) const {
     const Cut cut = recipe.prepare(run);
-    run.each("espalier::Plan::clear", a.rows + 1, Clear{a});
-    run.scan("espalier::Plan::count", cut.items(), CountItems<Cut>{cut, a});
+    const CountItems<Cut> count{cut, a};
+    run.each("espalier::Plan::count", count.size(), count);
+    run.scan("espalier::Plan::sum", cut.items(), SumItems{cut.items(), a});
     run.each("espalier::Plan::segments", cut.items(), FillSegments<Cut>{cut, a});
     run.each("espalier::Plan::tiles", a.stride, FillTiles<Cut>{cut, a});
-    run.each("espalier::Plan::workers", a.workers + 1, FindWorkers{recipe.context, a});
     run.scan("espalier::Plan::merge_begin", a.rows, BeginMergeLists{a});
     run.each("espalier::Plan::merge_lists", a.stride, FillMerge{a});
-    run.each("espalier::Plan::merge_order", a.rows, SortMerge{a});
+    const Finish finish{{recipe.context, a}, {a}};
+    run.each("espalier::Plan::finish", finish.size(), finish);
   }
 };
 
@@ -325,7 +349,7 @@ struct GrowPlan {
   }
 };
 
-/// All steps for a small tree.
+/// All steps for a small tree, in one team.
 template <class Steps, class Exec>
 struct StepsOnTeam {
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kTeamThreads, 1>>;
@@ -333,13 +357,5 @@ struct StepsOnTeam {
   Steps steps;
   KOKKOS_FUNCTION void operator()(const Team& team) const { steps(OnTeam<Team>(team)); }
 };
-
-template <class Steps, class Exec>
-void run_on_team(const Exec& exec, const char* label, const Steps& steps) {
-  using Kernel = StepsOnTeam<Steps, Exec>;
-  const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
-  Kokkos::parallel_for(label, light(typename Kernel::Policy(exec, 1, kTeamThreads).set_scratch_size(0, scratch)),
-                       Kernel{steps});
-}
 
 }  // namespace espalier::plan

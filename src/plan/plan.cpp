@@ -153,7 +153,7 @@ struct Plan<Exec>::Impl {
   Array<detail::Segment> segments;
   Array<detail::Tile> tiles;
   Array<std::int64_t> cost_before;
-  Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials;
+  Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials, partial_row;
   Array<float> partial_out, partial_lse;
   Array<char> scratch;
 
@@ -176,6 +176,7 @@ struct Plan<Exec>::Impl {
     allocate(merge_begin, "espalier::Plan::merge_begin", std::size_t(capacity.rows) + 1);
     allocate(merge_cursor, "espalier::Plan::merge_cursor", capacity.rows);
     allocate(merge_partials, "espalier::Plan::merge_partials", capacity.partials / config.heads.kv_heads);
+    allocate(partial_row, "espalier::Plan::partial_row", merge_partials.extent(0));
     const std::size_t partial_rows = std::size_t(capacity.partials) * config.heads.group();
     allocate(partial_out, "espalier::Plan::partial_out", partial_rows * config.heads.head_dim);
     allocate(partial_lse, "espalier::Plan::partial_lse", partial_rows);
@@ -200,6 +201,7 @@ struct Plan<Exec>::Impl {
     a.merge_begin = merge_begin.data();
     a.merge_cursor = merge_cursor.data();
     a.merge_partials = merge_partials.data();
+    a.partial_row = partial_row.data();
     return a;
   }
 
@@ -218,7 +220,10 @@ struct Plan<Exec>::Impl {
     if constexpr (kRunsOnHost<Exec>) {
       if (is_small) return steps_of(1)(plan::OnHost{});
     } else {
-      if (is_small) return plan::run_on_team(exec, label, steps_of(plan::kTeamThreads));
+      const auto on_team = [&]<class Steps>(const Steps& steps) {
+        plan::run_team(exec, label, plan::StepsOnTeam<Steps, Exec>{steps});
+      };
+      if (is_small) return on_team(steps_of(plan::kTeamThreads));
     }
     steps_of(stride(exec))(plan::OnInstance<Exec>(exec));
   }

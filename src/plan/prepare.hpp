@@ -58,42 +58,6 @@ KOKKOS_FUNCTION void join(const Kernel& kernel, typename Kernel::value_type& sum
     sum += other;
 }
 
-/// Stands before functions that take any runner, OnInstance among them, which is for the host alone: keeps nvcc from
-/// warning of what is never called.
-#ifdef __CUDACC__
-#define ESPALIER_FOR_ANY_RUNNER _Pragma("nv_exec_check_disable")
-#else
-#define ESPALIER_FOR_ANY_RUNNER
-#endif
-
-/// Runs kernels on an instance, one launch or two for each.
-template <class Exec>
-class OnInstance {
- public:
-  explicit OnInstance(const Exec& exec) : exec_(exec) {}
-
-  /// kernel(i) for i in [0, count).
-  template <class Kernel>
-  void each(const char* label, std::int64_t count, const Kernel& kernel) const {
-    Kokkos::parallel_for(label, light(Kokkos::RangePolicy<Exec>(exec_, 0, count)), kernel);
-  }
-
-  /// kernel(i, sum, final) for i in [0, count).
-  template <class Kernel>
-  void scan(const char* label, std::int64_t count, const Kernel& kernel) const {
-    Kokkos::parallel_scan(label, light(Kokkos::RangePolicy<Exec>(exec_, 0, count)), kernel);
-  }
-
-  /// kernel(team) on one team.
-  template <class Kernel>
-  void team(const char* label, const Kernel& kernel) const {
-    Kokkos::parallel_for(label, light(Kokkos::TeamPolicy<Exec>(exec_, 1, kRunsOnHost<Exec> ? 1 : 256)), kernel);
-  }
-
- private:
-  const Exec& exec_;
-};
-
 /// Runs kernels one iteration after another, in the calling thread: where only the size of a plan is wanted, and for
 /// small trees on a CPU, whose kernels are done when the call that launches them returns.
 struct OnHost {
@@ -130,7 +94,7 @@ class OnTeam {
   static constexpr int kPaddedRun = kRun + 1;  ///< neighbouring runs begin in different banks of the memory
 
  public:
-  static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + kRuns) * kValueBytes;
+  static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + 2 * kRuns) * kValueBytes;
 
   KOKKOS_FUNCTION explicit OnTeam(const Team& team)
       : team_(team), scratch_(team.team_scratch(0).get_shmem(std::ptrdiff_t(kScratchBytes))) {}
@@ -162,8 +126,7 @@ class OnTeam {
   }
 
  private:
-  /// The sum of what the threads before this one give: one thread adds up each run, then every thread adds the runs
-  /// before its own.
+  /// The sum of what the threads before this one give: one thread adds up each run, then the runs before its own.
   template <class Kernel, class Value = typename Kernel::value_type>
   KOKKOS_FUNCTION Value sum_before(const Kernel& kernel, const Value& own) const {
     static_assert(sizeof(Value) <= kValueBytes);
@@ -183,14 +146,77 @@ class OnTeam {
       of_run[rank] = sum;
     }
     team_.team_barrier();
-    Value sum = identity_of(kernel);
-    for (int i = 0; i < run; ++i) join(kernel, sum, of_run[i]);
+    if (rank < kRuns) {
+      Value sum = identity_of(kernel);
+      for (int i = 0; i < rank; ++i) join(kernel, sum, of_run[i]);
+      of_run[kRuns + rank] = sum;
+    }
+    team_.team_barrier();
+    Value sum = of_run[kRuns + run];
     join(kernel, sum, values[run * kPaddedRun + rank % kRun]);
     return sum;
   }
 
   const Team& team_;
   void* scratch_;
+};
+
+/// Stands before functions that take any runner, OnInstance among them, which is for the host alone: keeps nvcc from
+/// warning of what is never called.
+#ifdef __CUDACC__
+#define ESPALIER_FOR_ANY_RUNNER _Pragma("nv_exec_check_disable")
+#else
+#define ESPALIER_FOR_ANY_RUNNER
+#endif
+
+/// A scan in one team of a GPU: one launch, where a scan on the whole device takes two and more.
+template <class Kernel, class Exec>
+struct ScanOnTeam {
+  using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kTeamThreads, 1>>;
+  using Team = typename Policy::member_type;
+  Kernel kernel;
+  std::int32_t count;
+  KOKKOS_FUNCTION void operator()(const Team& team) const { OnTeam<Team>(team).scan("", count, kernel); }
+};
+
+/// Runs kernel, which is for one team of kTeamThreads threads that uses OnTeam.
+template <class Kernel, class Exec>
+void run_team(const Exec& exec, const char* label, const Kernel& kernel) {
+  const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
+  Kokkos::parallel_for(label, light(typename Kernel::Policy(exec, 1, kTeamThreads).set_scratch_size(0, scratch)),
+                       kernel);
+}
+
+/// Runs kernels on an instance, one after another.
+template <class Exec>
+class OnInstance {
+ public:
+  explicit OnInstance(const Exec& exec) : exec_(exec) {}
+
+  /// kernel(i) for i in [0, count).
+  template <class Kernel>
+  void each(const char* label, std::int64_t count, const Kernel& kernel) const {
+    Kokkos::parallel_for(label, light(Kokkos::RangePolicy<Exec>(exec_, 0, count)), kernel);
+  }
+
+  /// kernel(i, sum, final) for i in [0, count).
+  template <class Kernel>
+  void scan(const char* label, std::int64_t count, const Kernel& kernel) const {
+    if constexpr (!kRunsOnHost<Exec>) {
+      constexpr std::int64_t kFewItems = 8192;
+      if (count <= kFewItems) return run_team(exec_, label, ScanOnTeam<Kernel, Exec>{kernel, std::int32_t(count)});
+    }
+    Kokkos::parallel_scan(label, light(Kokkos::RangePolicy<Exec>(exec_, 0, count)), kernel);
+  }
+
+  /// kernel(team) on one team.
+  template <class Kernel>
+  void team(const char* label, const Kernel& kernel) const {
+    Kokkos::parallel_for(label, light(Kokkos::TeamPolicy<Exec>(exec_, 1, kRunsOnHost<Exec> ? 1 : 256)), kernel);
+  }
+
+ private:
+  const Exec& exec_;
 };
 
 /// How many tokens a tile gets: what the caller says, or an equal share of all.

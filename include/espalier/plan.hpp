@@ -108,7 +108,7 @@ class Plan {
   void update(const Exec& exec, const TreeArrays<Exec>& tree);
 
   /// Brings the plan up to date with a tree that has the same nodes and rows as in the last update, but longer ones:
-  /// nodes may have gained tokens, and rows that saw all of their node still do. Two small kernels, nothing else, so that
+  /// nodes may have gained tokens, and rows that saw all of their node still do. One small kernel, nothing else, so that
   /// a captured graph of grow, append and attend stays valid while the tree grows. Tiles only get longer: call update
   /// every few dozen tokens for a fresh balance, and whenever a branch is forked or pruned or begins a node.
   /// @throws Error{stale_plan} before the first update, or if the tree has another number of nodes or rows

@@ -29,6 +29,7 @@ struct Arrays {
   Counts* before;  // [items]  what the items before contribute, for one KV head
   detail::Segment* segments;
   detail::Tile* tiles;           // [tile_capacity / kv_heads]
+  std::int32_t* end_in_last;     // [tile_capacity / kv_heads]  where each ends in its last segment
   std::int64_t* cost_before;     // [tile_capacity / kv_heads + 1]  of the tiles before each, then of all
   std::int32_t* worker_begin;    // [workers + 1]
   std::int32_t* merge_begin;     // [rows + 1]
@@ -133,6 +134,7 @@ struct FillTiles {
     std::int64_t behind = -std::int64_t(tile.skip) - tile.tokens;  // tokens of its segments that the tile leaves
     for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) behind += a.segments[s].tokens;
     tile.open = behind == 0 ? 1 : 0;
+    a.end_in_last[t] = std::int32_t(a.segments[tile.segment_end - 1].tokens - behind);
     a.tiles[t] = tile;
     a.cost_before[t] = before.cost + in_item.cost;
     if (t == a.totals->of_head.tiles - 1) a.cost_before[t + 1] = a.totals->cost / a.kv_heads;
@@ -314,38 +316,37 @@ struct Growth {
   }
 };
 
-/// Tiles that reach to the end of a segment grow with it.
+/// Tiles that reach to the end of a segment grow with it. Reads nothing of a segment that GrowSegments writes.
 struct GrowTiles : Growth {
-  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    for (std::int64_t t = first; t < a.totals->of_head.tiles; t += a.stride) {
-      detail::Tile& tile = a.tiles[t];
-      for (std::int32_t s = tile.segment_begin; s < tile.segment_end - (tile.open != 0 ? 0 : 1); ++s)
-        tile.tokens += tokens_now(a.segments[s]) - a.segments[s].tokens;
-    }
+  KOKKOS_FUNCTION void operator()(std::int32_t t) const {
+    detail::Tile& tile = a.tiles[t];
+    const std::int32_t last = tile.segment_end - 1;
+    if (tile.open == 0 && tile.segment_begin == last) return;
+    std::int32_t tokens = (tile.open != 0 ? tokens_now(a.segments[last]) : a.end_in_last[t]) - tile.skip;
+    for (std::int32_t s = tile.segment_begin; s < last; ++s) tokens += tokens_now(a.segments[s]);
+    tile.tokens = tokens;
   }
 };
 
 /// Segments follow their nodes: more tokens, and another place in the block table.
 struct GrowSegments : Growth {
-  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
-    for (std::int64_t s = first; s < a.totals->segments; s += a.stride) {
-      detail::Segment& segment = a.segments[s];
-      segment.tokens = tokens_now(segment);
-      const std::int32_t place = tree.first_offset[segment.node] + segment.node_token;
-      segment.table_begin = tree.first_block[segment.node] + place / tree.block_tokens;
-      segment.block_offset = place % tree.block_tokens;
-    }
+  KOKKOS_FUNCTION void operator()(std::int32_t s) const {
+    detail::Segment& segment = a.segments[s];
+    if (segment.own_row_end != segment.row_end) segment.tokens = tokens_now(segment);
+    const std::int32_t place = tree.first_offset[segment.node] + segment.node_token;
+    segment.table_begin = tree.first_block[segment.node] + place / tree.block_tokens;
+    segment.block_offset = place % tree.block_tokens;
   }
 };
 
+/// Thread i grows tiles and segments i, i + stride, ...
 struct GrowPlan {
   Growth growth;
 
-  ESPALIER_FOR_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run) const {
-    run.each("espalier::Plan::grow_tiles", growth.a.stride, GrowTiles{growth});
-    run.each("espalier::Plan::grow_segments", growth.a.stride, GrowSegments{growth});
+  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    const Arrays& a = growth.a;
+    for (std::int64_t t = first; t < a.totals->of_head.tiles; t += a.stride) GrowTiles{growth}(std::int32_t(t));
+    for (std::int64_t s = first; s < a.totals->segments; s += a.stride) GrowSegments{growth}(std::int32_t(s));
   }
 };
 

@@ -152,6 +152,7 @@ struct Plan<Exec>::Impl {
   Array<plan::Counts> before;
   Array<detail::Segment> segments;
   Array<detail::Tile> tiles;
+  Array<std::int32_t> end_in_last;
   Array<std::int64_t> cost_before;
   Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials, partial_row;
   Array<float> partial_out, partial_lse;
@@ -171,6 +172,7 @@ struct Plan<Exec>::Impl {
     allocate(scratch, "espalier::Plan::scratch", room.scratch_bytes);
     allocate(segments, "espalier::Plan::segments", capacity.segments);
     allocate(tiles, "espalier::Plan::tiles", capacity.tiles / config.heads.kv_heads);
+    allocate(end_in_last, "espalier::Plan::end_in_last", tiles.extent(0));
     allocate(cost_before, "espalier::Plan::cost_before", tiles.extent(0) + 1);
     allocate(worker_begin, "espalier::Plan::worker_begin", config.workers + 1);
     allocate(merge_begin, "espalier::Plan::merge_begin", std::size_t(capacity.rows) + 1);
@@ -196,6 +198,7 @@ struct Plan<Exec>::Impl {
     a.before = before.data();
     a.segments = segments.data();
     a.tiles = tiles.data();
+    a.end_in_last = end_in_last.data();
     a.cost_before = cost_before.data();
     a.worker_begin = worker_begin.data();
     a.merge_begin = merge_begin.data();
@@ -211,21 +214,22 @@ struct Plan<Exec>::Impl {
     return std::int32_t(std::clamp<std::int64_t>(config.capacity.tiles, 1, std::min<std::int64_t>(threads, 1 << 16)));
   }
 
-  /// Runs steps_of(stride) by the size of the tree: a small one in the calling thread of a CPU, whose threads take longer
-  /// to wake than to plan it, or in one team of a GPU, where launches would cost more than the rest of the device gains.
-  template <class StepsOf>
-  void run(const Exec& exec, const char* label, const StepsOf& steps_of) const {
+  /// Small trees are planned in the calling thread of a CPU, whose threads take longer to wake, or in one team of a GPU,
+  /// where launches would cost more than the rest of the device gains.
+  [[nodiscard]] bool is_small() const {
     constexpr std::int64_t kSmall = kRunsOnHost<Exec> ? 4096 : 1024;
-    const bool is_small = std::int64_t(tree.nodes) + tree.rows <= kSmall;
-    if constexpr (kRunsOnHost<Exec>) {
-      if (is_small) return steps_of(1)(plan::OnHost{});
-    } else {
-      const auto on_team = [&]<class Steps>(const Steps& steps) {
-        plan::run_team(exec, label, plan::StepsOnTeam<Steps, Exec>{steps});
-      };
-      if (is_small) return on_team(steps_of(plan::kTeamThreads));
-    }
-    steps_of(stride(exec))(plan::OnInstance<Exec>(exec));
+    return std::int64_t(tree.nodes) + tree.rows <= kSmall;
+  }
+
+  template <class Cut>
+  void build(const Exec& exec, const plan::CutRecipe<Cut>& recipe) const {
+    using Steps = plan::BuildPlan<Cut>;
+    if (!is_small()) return Steps{recipe, arrays(stride(exec))}(plan::OnInstance<Exec>(exec));
+    if constexpr (kRunsOnHost<Exec>)
+      Steps{recipe, arrays(1)}(plan::OnHost{});
+    else
+      plan::run_team(exec, "espalier::Plan::update",
+                     plan::StepsOnTeam<Steps, Exec>{{recipe, arrays(plan::kTeamThreads)}});
   }
 };
 
@@ -256,11 +260,7 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
   impl_->tree = tree.view();
   impl_->updated = true;
   plan::with_recipe(impl_->config, context_of<Exec>(impl_->tree, impl_->config), impl_->scratch.data(),
-                    [&]<class Cut>(const plan::CutRecipe<Cut>& recipe) {
-                      impl_->run(exec, "espalier::Plan::update", [&](std::int32_t stride) {
-                        return plan::BuildPlan<Cut>{recipe, impl_->arrays(stride)};
-                      });
-                    });
+                    [&](const auto& recipe) { impl_->build(exec, recipe); });
 }
 
 template <ExecutionSpace Exec>
@@ -270,8 +270,13 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
           "plan: grow with a tree of ", tree.nodes(), " nodes and ", tree.rows(), " rows, the plan was updated with ",
           impl_->tree.nodes, " and ", impl_->tree.rows);
   impl_->tree = tree.view();
-  impl_->run(exec, "espalier::Plan::grow",
-             [&](std::int32_t stride) { return plan::GrowPlan{{impl_->tree, impl_->arrays(stride)}}; });
+  const auto grow_with = [&](const auto& run, std::int32_t stride) {
+    run.each("espalier::Plan::grow", stride, plan::GrowPlan{{impl_->tree, impl_->arrays(stride)}});
+  };
+  if (kRunsOnHost<Exec> && impl_->is_small())
+    grow_with(plan::OnHost{}, 1);
+  else
+    grow_with(plan::OnInstance<Exec>(exec), impl_->stride(exec));
 }
 
 template <ExecutionSpace Exec>

@@ -64,6 +64,7 @@ TEMPLATE_LIST_TEST_CASE("a plan reports what its arrays and its tree say", "[pla
     const TreeArrays<TestType> arrays(exec, snapshot);
     PlanConfig config = config_of<TestType>(snapshot, heads, strategy, 6);
     config.scalar = Scalar::bf16;
+    config.capacity = Plan<TestType>::required_capacity(snapshot, config);  // the cost model weighs other bytes
     Plan<TestType> plan(exec, config);
     plan.update(exec, arrays);
     const PlanReport report = plan.report(exec);

@@ -21,4 +21,5 @@ if(NOT ESPALIER_DEVICE STREQUAL "auto" AND NOT ESPALIER_DEVICE STREQUAL found_de
       "${found_devices}; set Kokkos_ROOT to another Kokkos, or ESPALIER_DEVICE to ${found_devices}"
   )
 endif()
-message(STATUS "espalier: device backend: ${found_devices}")
+set(espalier_device ${found_devices})
+message(STATUS "espalier: device backend: ${espalier_device}")

@@ -1,0 +1,99 @@
+# Part of espalier, under the Apache License v2.0 with LLVM exceptions; see LICENSE.
+from pathlib import Path
+
+from spack_repo.builtin.build_systems.cmake import CMakePackage
+from spack_repo.builtin.build_systems.cuda import CudaPackage
+from spack_repo.builtin.build_systems.rocm import ROCmPackage
+
+from spack.package import *
+
+
+class Espalier(CMakePackage, CudaPackage, ROCmPackage):
+    """Exact attention over the tree of KV caches that reasoning models grow: shared prefixes are stored once, planned on
+    the device, and read once for all the rows that need them."""
+
+    # This recipe lies in the repository that it builds.
+    git = Path(__file__).resolve().parents[5].as_uri()
+
+    license("Apache-2.0 WITH LLVM-exception")
+
+    version("main", branch="main")
+
+    variant("shared", default=True, description="Build a shared library")
+    variant("openmp", default=True, description="Run on the CPU with several threads")
+    variant("tools", default=True, description="Build the command-line tool espalier")
+    variant("tests", default=False, description="Build the tests, which spack install --test=root runs")
+
+    depends_on("cxx", type="build")
+    depends_on("cmake@3.25:", type="build")
+    depends_on("kokkos@4.6:5")
+    depends_on("kokkos cxxstd=20", when="^kokkos@4")
+    depends_on("kokkos+shared+pic", when="+shared")
+    depends_on("kokkos+openmp", when="+openmp")
+    with when("+tools"):
+        depends_on("cli11@2.3:2", type="build")
+        depends_on("nlohmann-json@3.10:3", type="build")
+    depends_on("catch2@3.3:3", when="+tests", type="build")
+
+    # The device and its architecture are Kokkos' choice; what is asked for here is passed on.
+    depends_on("kokkos+cuda+wrapper", when="+cuda %gcc")
+    depends_on("kokkos+cuda", when="+cuda")
+    depends_on("kokkos@4.7.01:", when="+cuda ^cuda@13:")
+    depends_on("cuda@12:13", when="+cuda")
+    for arch in CudaPackage.cuda_arch_values:
+        depends_on(f"kokkos+cuda cuda_arch={arch}", when=f"+cuda cuda_arch={arch}")
+    depends_on("kokkos+rocm", when="+rocm")
+    for target in ROCmPackage.amdgpu_targets:
+        depends_on(f"kokkos+rocm amdgpu_target={target}", when=f"+rocm amdgpu_target={target}")
+
+    conflicts("+cuda", when="+rocm", msg="a build has one device backend, because its Kokkos has one")
+    conflicts("cuda_arch=none", when="+cuda", msg="name the GPU's architecture, such as cuda_arch=90 for an H100 or H200")
+    conflicts("amdgpu_target=none", when="+rocm", msg="name the GPU's target, such as amdgpu_target=gfx942 for an MI300")
+    conflicts("%gcc@:11", msg="espalier is written in C++20, which GCC knows well enough from version 12")
+    conflicts("%clang@:15", msg="espalier is written in C++20, which Clang knows well enough from version 16")
+
+    sanity_check_is_file = [join_path("include", "espalier", "espalier.hpp")]
+
+    def device(self):
+        """The device backend that Kokkos must have."""
+        if self.spec.satisfies("+cuda"):
+            return "cuda"
+        return "hip" if self.spec.satisfies("+rocm") else "none"
+
+    def compiler_args(self):
+        """How this package, and a program that uses it, is compiled."""
+        if self.spec.satisfies("+rocm"):
+            return [self.define("CMAKE_CXX_COMPILER", self.spec["hip"].hipcc)]
+        if self.spec.satisfies("+cuda"):
+            return [self.define("CMAKE_CXX_COMPILER", self["kokkos"].kokkos_cxx)]
+        return []
+
+    def cmake_args(self):
+        return [
+            self.define("ESPALIER_DEVICE", self.device()),
+            self.define_from_variant("BUILD_SHARED_LIBS", "shared"),
+            self.define_from_variant("ESPALIER_BUILD_CLI", "tools"),
+            self.define_from_variant("ESPALIER_BUILD_TESTS", "tests"),
+            self.define("ESPALIER_BUILD_PERF", False),
+            self.define("ESPALIER_BUILD_EXAMPLES", False),
+            self.define("ESPALIER_FETCH_DEPENDENCIES", False),
+        ] + self.compiler_args()
+
+    @run_after("install")
+    def keep_smoke_test(self):
+        """Keeps the outside project that `spack test run espalier` builds."""
+        cache_extra_test_sources(self, [join_path("tests", "install", "project")])
+
+    def test_outside_project(self):
+        """An outside project finds the installed package, links it, attends, and checks the result."""
+        source = self.test_suite.current_test_cache_dir.tests.install.project
+        cmake = self.spec["cmake"].command
+        with working_dir("outside", create=True):
+            cmake(
+                source,
+                self.define("CMAKE_PREFIX_PATH", [self.prefix, self.spec["kokkos"].prefix]),
+                self.define("expected_device", self.device()),
+                *self.compiler_args(),
+            )
+            cmake("--build", ".")
+            Executable("./outside")()

@@ -1,0 +1,42 @@
+"""Every relative link of the Markdown pages leads to a file, and every #anchor to a heading.
+
+usage: links.py SOURCE_FOLDER
+"""
+
+import re
+import sys
+from pathlib import Path
+
+SKIPPED = {"build", ".dev", ".git"}
+
+
+def anchor(heading):
+    """The anchor that forges make of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def prose(page):
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def main():
+    source = Path(sys.argv[1])
+    pages = [page for page in source.rglob("*.md") if not SKIPPED & set(page.relative_to(source).parts)]
+    links = broken = 0
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            links += 1
+            path, _, fragment = link.partition("#")
+            target = (page.parent / path) if path else page
+            headings = re.findall(r"^#+ (.*)", prose(target), re.MULTILINE) if target.suffix == ".md" and target.exists() else []
+            if not target.exists() or (fragment and fragment not in map(anchor, headings)):
+                broken += 1
+                print(f"{page.relative_to(source)}: {link} leads nowhere")
+    print(f"{links} links in {len(pages)} pages")
+    return bool(broken or not links)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

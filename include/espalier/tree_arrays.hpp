@@ -63,7 +63,7 @@ enum class TreeLayout : std::uint8_t {
 struct TreeCapacity {
   std::int32_t nodes;
   std::int32_t rows;
-  std::int32_t blocks;  ///< entries of the block table
+  std::int32_t blocks;  ///< entries of the block table; a KvTree's are at most the blocks of its pool plus one a node
 };
 
 namespace detail {

@@ -1,4 +1,5 @@
 # The C++ of a page is part of an example, to the letter.
+cmake_policy(VERSION 3.25)
 file(READ ${page} text)
 file(READ ${example} code)
 set(snippets 0)

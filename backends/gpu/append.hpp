@@ -1,5 +1,5 @@
 #pragma once
-// New K and V into their slots. One thread moves one element; neighbouring threads neighbouring elements.
+// New K and V into their slots; a negative slot is skipped. One thread moves one element; neighbouring threads neighbouring elements.
 
 #include "backends/gpu/platform.hpp"
 #include "espalier/detail/params.hpp"
@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kAppendThreads) append_kernel(detail::AppendPa
   const std::int64_t heads = std::int64_t{p.tokens} * p.kv_heads;
   const std::int64_t index = std::int64_t{blockIdx.x} * kAppendThreads + threadIdx.x;
   const std::int64_t pair = index / p.head_dim;
-  if (pair >= heads) return;
+  if (pair >= heads || p.slots[pair / p.kv_heads] < 0) return;
   const int d = static_cast<int>(index - pair * p.head_dim);
   const std::int64_t token = pair / p.kv_heads, head = pair - token * p.kv_heads;
   const std::int64_t block = p.slots[token] / p.block_tokens, offset = p.slots[token] - block * p.block_tokens;
@@ -26,9 +26,8 @@ __global__ void __launch_bounds__(kAppendThreads) append_kernel(detail::AppendPa
 template <class T>
 Status append(const detail::AppendParams& p, Stream stream) {
   const std::int64_t elements = std::int64_t{p.tokens} * p.kv_heads * p.head_dim;
-  if (elements == 0) return last_status();
-  append_kernel<T>
-      <<<static_cast<unsigned>((elements + kAppendThreads - 1) / kAppendThreads), kAppendThreads, 0, stream>>>(p);
+  if (elements > 0)
+    launch(append_kernel<T>, (elements + kAppendThreads - 1) / kAppendThreads, kAppendThreads, stream, p);
   return last_status();
 }
 

@@ -1,15 +1,15 @@
 #pragma once
 // The vocabulary that CUDA and HIP kernels share. The only file under backends/ that asks which compiler it is.
 
-#include <cstdint>
-
-#include "espalier/detail/scalar.hpp"
-
 #if defined(__HIPCC__)
 #include <hip/hip_runtime.h>
 #else
 #include <cuda_runtime.h>
 #endif
+
+#include <cstdint>
+
+#include "espalier/detail/scalar.hpp"
 
 namespace espalier::gpu {
 
@@ -22,6 +22,17 @@ using Stream = cudaStream_t;
 using Status = cudaError_t;
 inline Status last_status() { return cudaGetLastError(); }
 #endif
+
+/// Enqueues `blocks` thread blocks of a kernel.
+template <class Params>
+void launch(void (*kernel)(Params), std::int64_t blocks, int threads, Stream stream, const Params& params) {
+#if defined(__HIPCC__)
+  hipLaunchKernelGGL(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), 0, stream,
+                     params);
+#else
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(params);
+#endif
+}
 
 // Lanes that run in step. 64 on the CDNA architectures of this library.
 #if defined(__HIPCC__)
@@ -40,14 +51,40 @@ __device__ __forceinline__ Value exchange_lanes(Value value, int mask) {
 #endif
 }
 
+/// The value of lane `lane`, which may differ from lane to lane. All lanes of the wave must call it.
+template <class Value>
+__device__ __forceinline__ Value value_of_lane(Value value, int lane) {
+#if defined(__HIPCC__)
+  return __shfl(value, lane);
+#else
+  return __shfl_sync(0xffffffffu, value, lane);
+#endif
+}
+
+/// The value of the lane `distance` before this one; its own in the first lanes. All lanes of the wave must call it.
+template <class Value>
+__device__ __forceinline__ Value value_of_earlier_lane(Value value, int distance) {
+#if defined(__HIPCC__)
+  return __shfl_up(value, static_cast<unsigned>(distance));
+#else
+  return __shfl_up_sync(0xffffffffu, value, static_cast<unsigned>(distance));
+#endif
+}
+
 __device__ __forceinline__ float wave_sum(float value) {
 #pragma unroll
   for (int mask = kWaveLanes / 2; mask > 0; mask /= 2) value += exchange_lanes(value, mask);
   return value;
 }
 
-/// 2^x; 0 for -inf.
-__device__ __forceinline__ float exp2_of(float x) { return exp2f(x); }
+/// 2^x; 0 for -inf, and where the result would be subnormal on HIP.
+__device__ __forceinline__ float exp2_of(float x) {
+#if defined(__HIPCC__)
+  return __builtin_amdgcn_exp2f(x);
+#else
+  return exp2f(x);
+#endif
+}
 __device__ __forceinline__ float log2_of(float x) { return log2f(x); }
 
 }  // namespace espalier::gpu

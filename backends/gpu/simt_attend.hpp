@@ -9,6 +9,7 @@
 // and the output. head_dim is at most 8 * kWaveLanes.
 
 #include "backends/gpu/block_walk.hpp"
+#include "backends/gpu/plan_tile.hpp"
 #include "backends/gpu/softmax_state.hpp"
 
 namespace espalier::gpu {
@@ -16,20 +17,13 @@ namespace espalier::gpu {
 inline constexpr int kSimtThreads = 256;
 inline constexpr int kSimtMostHeadDim = 8 * kWaveLanes;
 
-__device__ inline detail::Tile tile_of_plan(const detail::AttendParams& p, int number) {
-  detail::Tile tile = p.plan.tiles[number / p.kv_heads];
-  tile.kv_head = static_cast<std::int16_t>(number % p.kv_heads);
-  tile.partial_begin += tile.kv_head * p.plan.sizes->partials;
-  return tile;
-}
-
 /// A result: in the output where the pair has no other partial, else in the plan's partials.
 template <class T, int Dims>
 __device__ void store_simt_result(const detail::AttendParams& p, const detail::Tile& tile, int row, int head_of_group,
                                   const float (&sum)[Dims], const SoftmaxState& softmax) {
   const int lane = threadIdx.x % kWaveLanes, group = p.query_heads / p.kv_heads;
   const detail::PlanView& plan = p.plan;
-  const float inverse = softmax.weight > 0.0f ? 1.0f / softmax.weight : 0.0f;
+  const float inverse = softmax.inverse();
   if (plan.merge_begin[row + 1] - plan.merge_begin[row] > 1) {
     const std::int64_t partial = (std::int64_t{tile.partial_begin} + row - tile.row_begin) * group + head_of_group;
 #pragma unroll
@@ -125,7 +119,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_merge_kernel(detail::Attend
     }
   }
   const std::int64_t caller_row = plan.row_index[row];
-  const float inverse = softmax.weight > 0.0f ? 1.0f / softmax.weight : 0.0f;
+  const float inverse = softmax.inverse();
   T* out = static_cast<T*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride;
 #pragma unroll
   for (int j = 0; j < Dims; ++j) {
@@ -135,26 +129,36 @@ __global__ void __launch_bounds__(kSimtThreads) simt_merge_kernel(detail::Attend
   if (lane == 0 && p.lse) p.lse[caller_row * p.lse_row_stride + head] = softmax.lse();
 }
 
-/// Enqueues both kernels; head_dim at most kSimtMostHeadDim. Allocates nothing and waits for nothing.
+/// Calls body<Dims>() with the fewest elements of head_dim that a lane must hold.
+template <class Body>
+void with_simt_dims(int head_dim, const Body& body) {
+  if (head_dim <= 2 * kWaveLanes)
+    body.template operator()<2>();
+  else if (head_dim <= 4 * kWaveLanes)
+    body.template operator()<4>();
+  else
+    body.template operator()<8>();
+}
+
+/// Enqueues the merge of what attend kernels left in the plan's partials; head_dim at most kSimtMostHeadDim.
+template <class T>
+void simt_merge(const detail::AttendParams& p, Stream stream) {
+  constexpr std::int64_t kWaves = kSimtThreads / kWaveLanes;
+  const std::int64_t results = std::int64_t{p.plan.rows} * p.query_heads;
+  if (results == 0) return;
+  with_simt_dims(p.head_dim, [&]<int Dims>() {
+    launch(simt_merge_kernel<T, Dims>, (results + kWaves - 1) / kWaves, kSimtThreads, stream, p);
+  });
+}
+
+/// Enqueues attend and merge; head_dim at most kSimtMostHeadDim. Allocates nothing and waits for nothing.
 template <class T>
 Status simt_attend(const detail::AttendParams& p, Stream stream) {
-  const auto launch = [&]<int Dims>() {
-    if (p.plan.workers > 0) {
-      simt_attend_kernel<T, Dims><<<static_cast<unsigned>(p.plan.workers), kSimtThreads, 0, stream>>>(p);
-    }
-    constexpr std::int64_t kWaves = kSimtThreads / kWaveLanes;
-    const std::int64_t results = std::int64_t{p.plan.rows} * p.query_heads;
-    if (results > 0) {
-      simt_merge_kernel<T, Dims>
-          <<<static_cast<unsigned>((results + kWaves - 1) / kWaves), kSimtThreads, 0, stream>>>(p);
-    }
-  };
-  if (p.head_dim <= 2 * kWaveLanes)
-    launch.template operator()<2>();
-  else if (p.head_dim <= 4 * kWaveLanes)
-    launch.template operator()<4>();
-  else
-    launch.template operator()<8>();
+  if (p.plan.workers > 0) {
+    with_simt_dims(p.head_dim,
+                   [&]<int Dims>() { launch(simt_attend_kernel<T, Dims>, p.plan.workers, kSimtThreads, stream, p); });
+  }
+  simt_merge<T>(p, stream);
   return last_status();
 }
 

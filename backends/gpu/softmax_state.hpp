@@ -28,10 +28,13 @@ struct SoftmaxState {
     return factors;
   }
 
-  /// Natural log of the denominator, -inf where nothing was added.
+  /// Natural log of the denominator, -inf where nothing was added. A NaN stays one.
   [[nodiscard]] __device__ __forceinline__ float lse() const {
-    return weight > 0.0f ? (peak + log2_of(weight)) * kLn2 : -INFINITY;
+    return weight == 0.0f ? -INFINITY : (peak + log2_of(weight)) * kLn2;
   }
+
+  /// What the weighted sum is to be multiplied with, 0 where nothing was added.
+  [[nodiscard]] __device__ __forceinline__ float inverse() const { return weight == 0.0f ? 0.0f : 1.0f / weight; }
 };
 
 }  // namespace espalier::gpu

@@ -1,8 +1,9 @@
 #pragma once
 // The 16-bit storage types and their conversions. No includes but the standard library, so that fused kernels can use it.
 
+#include <string.h>  // not <cstring>: HIP has memcpy for devices in the global namespace alone
+
 #include <cstdint>
-#include <cstring>
 
 #if defined(__CUDACC__) || defined(__HIPCC__)
 #define ESPALIER_HOST_DEVICE __host__ __device__
@@ -26,13 +27,13 @@ namespace detail {
 
 ESPALIER_HOST_DEVICE inline float float_of_bits(std::uint32_t bits) {
   float value;
-  std::memcpy(&value, &bits, sizeof value);
+  memcpy(&value, &bits, sizeof value);
   return value;
 }
 
 ESPALIER_HOST_DEVICE inline std::uint32_t bits_of_float(float value) {
   std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
+  memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 

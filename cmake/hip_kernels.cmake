@@ -14,7 +14,7 @@ endif()
 message(STATUS "espalier: HIP kernels are compiled and emulated: ${ESPALIER_HIP_KERNELS}")
 
 # espalier_compile_hip(TARGET SOURCE...): objects for the host and all architectures, and the assembly of each
-# architecture, SOURCE-ARCHITECTURE.s, in the property HIP_ASSEMBLY of the target.
+# architecture, SOURCE-ARCHITECTURE.s. The properties HIP_SOURCES and HIP_ASSEMBLY of the target list the files.
 function(espalier_compile_hip target)
   cmake_path(GET ESPALIER_HIP_INCLUDE_DIR PARENT_PATH hip_root)
   set(compile
@@ -23,11 +23,13 @@ function(espalier_compile_hip target)
       -isystem ${ESPALIER_HIP_INCLUDE_DIR}
   )
   list(TRANSFORM ESPALIER_HIP_ARCHITECTURES PREPEND --offload-arch= OUTPUT_VARIABLE all_architectures)
-  set(assembly)
+  set(inputs)
   set(objects)
+  set(assembly)
   foreach(source IN LISTS ARGN)
     cmake_path(GET source STEM name)
     set(input ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+    list(APPEND inputs ${input})
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
     add_custom_command(
       OUTPUT ${object}
@@ -53,5 +55,5 @@ function(espalier_compile_hip target)
     endforeach()
   endforeach()
   add_custom_target(${target} ALL DEPENDS ${objects} ${assembly})
-  set_target_properties(${target} PROPERTIES HIP_OBJECTS "${objects}" HIP_ASSEMBLY "${assembly}")
+  set_target_properties(${target} PROPERTIES HIP_SOURCES "${inputs}" HIP_ASSEMBLY "${assembly}")
 endfunction()

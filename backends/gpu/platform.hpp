@@ -41,6 +41,15 @@ inline constexpr int kWaveLanes = 64;
 inline constexpr int kWaveLanes = 32;
 #endif
 
+/// A value that is the same in all lanes, as one that the compiler knows to be so: branches on it cost no masks.
+__device__ __forceinline__ int uniform(int value) {
+#if defined(__HIPCC__)
+  return __builtin_amdgcn_readfirstlane(value);
+#else
+  return __shfl_sync(0xffffffffu, value, 0);
+#endif
+}
+
 /// The value of the lane whose number differs in the bits of `mask`. All lanes of the wave must call it.
 template <class Value>
 __device__ __forceinline__ Value exchange_lanes(Value value, int mask) {

@@ -65,7 +65,7 @@ inline oracle::Result oracle_of(const Tree& tree, const HeadShape& heads, const 
 }
 
 inline Tolerance tolerance_of(const Tree& tree, const HeadShape& heads, const Inputs& inputs,
-                              const AttendOptions& options = {}) {
+                              const AttendOptions& options = {}, double weight_unit = 0) {
   const auto longest = [&](const std::vector<float>& vectors) {
     double squared = 0;
     for (std::size_t i = 0; i < vectors.size(); i += static_cast<std::size_t>(heads.head_dim)) {
@@ -82,7 +82,8 @@ inline Tolerance tolerance_of(const Tree& tree, const HeadShape& heads, const In
   return tolerance_of(ErrorSources{.largest_score = scale * longest(inputs.q) * longest(inputs.k),
                                    .soft_cap = double(options.soft_cap),
                                    .largest_value = largest_value,
-                                   .longest_path = double(tree.longest_path())});
+                                   .longest_path = double(tree.longest_path()),
+                                   .weight_unit = weight_unit});
 }
 
 /// How the dimensions of the cache follow each other in memory.
@@ -218,6 +219,7 @@ class Problem {
   [[nodiscard]] const TreeSnapshot& snapshot() const { return snapshot_; }
   [[nodiscard]] TreeArrays<Exec>& tree() { return tree_; }
   [[nodiscard]] Plan<Exec>& plan() { return plan_; }
+  [[nodiscard]] const Plan<Exec>& plan() const { return plan_; }
   [[nodiscard]] auto q() const { return q_.view(); }
   [[nodiscard]] auto out() const { return out_.view(); }
   [[nodiscard]] auto lse() const { return lse_.view(); }

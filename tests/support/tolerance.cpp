@@ -61,7 +61,8 @@ Tolerance tolerance_of(const ErrorSources& sources) {
   const double walk = kUnit * (4 + std::sqrt(sources.longest_path));
   Tolerance tolerance;
   tolerance.by_norm = 2 * score + walk;
-  tolerance.each = 5 * tolerance.by_norm * sources.largest_value;
+  tolerance.each = (5 * tolerance.by_norm + sources.weight_unit) * sources.largest_value;
+  tolerance.by_norm += sources.weight_unit;
   tolerance.lse = 5 * (score + walk + kUnit * std::log(sources.longest_path + 1));
   return tolerance;
 }

@@ -19,15 +19,17 @@ struct Tolerance {
 
 /// What decides the tolerance of an attention.
 struct ErrorSources {
-  double largest_score;  ///< a bound on |scale * q.k|
-  double soft_cap;       ///< 0: none
-  double largest_value;  ///< of |v|
-  double longest_path;   ///< tokens
+  double largest_score;    ///< a bound on |scale * q.k|
+  double soft_cap;         ///< 0: none
+  double largest_value;    ///< of |v|
+  double longest_path;     ///< tokens
+  double weight_unit = 0;  ///< of rounding the softmax weights; 0: they are floats
 };
 
 /// Rounding to float is off by up to u = 2^-24 of the value.
 ///   A score sums products in float, and is scaled for base 2:            2 u |score|, and 4 u cap for tanh
 ///   A weight is off by what its score and the peak are off:              twice that
+///   Weights that are rounded to 16 bits are off by their own unit  weight_unit, of an element at most |v| of that
 ///   Sums over the path, of weights and of values, err like random walks: u sqrt(path), and a few roundings at the ends
 /// Single elements may be worse than the norm by the tail of a normal distribution, for which 5 is enough. The result
 /// stays below the 1e-5 that is promised for f32 while scores are below 30 and paths below 2,000 tokens.

@@ -1,0 +1,225 @@
+// The HIP kernels, run lane by lane, against the oracle.
+
+#include <catch2/catch_template_test_macros.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <sstream>
+#include <type_traits>
+
+#include "support/problem.hpp"
+#include "tests/emulation/emulated_kernels.hpp"
+
+namespace espalier::test {
+namespace {
+
+using Exec = Kokkos::DefaultHostExecutionSpace;
+
+const std::vector<Architecture> kArchitectures{Architecture::gfx90a, Architecture::gfx942};
+
+const std::vector<int> kBlockTokens{16, 1, 17, 64, 5};
+
+template <class Element>
+espalier::detail::AttendParams params_of(const Problem<Exec, Element>& problem, const HeadShape& heads,
+                                         const Setup& setup) {
+  espalier::detail::AttendParams params{};
+  params.plan = problem.plan().view();
+  params.scalar = kScalarOf<Element>;
+  params.query_heads = heads.query_heads;
+  params.kv_heads = heads.kv_heads;
+  params.head_dim = heads.head_dim;
+  params.block_tokens = setup.block_tokens;
+  params.scale = setup.options.scale != 0 ? setup.options.scale : 1 / std::sqrt(float(heads.head_dim));
+  params.soft_cap = setup.options.soft_cap;
+  params.q = problem.q().data();
+  params.q_row_stride = std::int64_t(problem.q().stride(0));
+  params.q_head_stride = std::int64_t(problem.q().stride(1));
+  espalier::detail::set_cache(params, problem.cache());
+  params.out = problem.out().data();
+  params.out_row_stride = std::int64_t(problem.out().stride(0));
+  params.out_head_stride = std::int64_t(problem.out().stride(1));
+  if (setup.wants_lse) params.lse = problem.lse().data();
+  params.lse_row_stride = std::int64_t(problem.lse().stride(0));
+  return params;
+}
+
+/// Of the weights that matrix units take. The SIMT kernels keep them in float.
+template <class Element>
+constexpr double kWeightUnit = std::is_same_v<Element, float16> ? 0x1p-11 : 0x1p-8;
+
+/// Attends on an emulated GPU and compares with the oracle.
+template <class Element>
+void check(Architecture architecture, const Tree& tree, const HeadShape& heads, const Inputs& inputs,
+           const Setup& setup) {
+  std::ostringstream text;
+  text << (architecture == Architecture::gfx90a ? "gfx90a" : "gfx942") << ", " << name_of(kScalarOf<Element>) << "; "
+       << tree.name << "; heads " << heads.query_heads << "/" << heads.kv_heads << "/" << heads.head_dim
+       << "; block_tokens " << setup.block_tokens << "; cache layout " << int(setup.cache_layout) << "; strategy "
+       << name_of(setup.strategy) << "; soft_cap " << setup.options.soft_cap << "; lse " << setup.wants_lse;
+  INFO(text.str());
+  Problem<Exec, Element> problem(Exec(), tree, heads, inputs, setup);
+  const espalier::detail::AttendParams params = params_of(problem, heads, setup);
+  emulated_attend(architecture, params);
+  const Result result = problem.result(Exec());
+  CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
+                     tolerance_of(tree, heads, inputs, setup.options,
+                                  emulated_on_matrix_units(params) ? kWeightUnit<Element> : 0)) == "");
+}
+
+/// Every tree with every head shape; the other choices take turns.
+/// @param architectures  both, where they differ
+/// @param cache_layouts  an array with gaps is not aligned, so that the matrix units cannot read it
+template <class Element>
+void check_trees(const std::vector<Architecture>& architectures, const std::vector<HeadShape>& head_shapes,
+                 const std::vector<CacheLayout>& cache_layouts) {
+  std::size_t turn = 0;
+  for (const Tree& tree : named_trees())
+    for (const HeadShape& heads : head_shapes) {
+      Setup setup;
+      setup.strategy = kPlanStrategies[turn % std::size(kPlanStrategies)];
+      setup.block_tokens = kBlockTokens[turn % kBlockTokens.size()];
+      setup.cache_layout = cache_layouts[turn / 2 % cache_layouts.size()];
+      setup.options.scale = turn % 3 == 1 ? 0.11f : 0.0f;
+      setup.options.soft_cap = turn % 4 == 2 ? 1.5f : 0.0f;
+      setup.wants_lse = turn % 7 != 0;
+      const Inputs inputs = random_inputs<Element>(tree, heads, std::uint32_t(turn));
+      for (const Architecture architecture : architectures) check<Element>(architecture, tree, heads, inputs, setup);
+      ++turn;
+    }
+}
+
+const std::vector<CacheLayout> kWithGaps{CacheLayout::tokens_first, CacheLayout::heads_first, CacheLayout::padded};
+const std::vector<CacheLayout> kWithoutGaps{CacheLayout::tokens_first, CacheLayout::heads_first};
+
+TEMPLATE_TEST_CASE("emulated SIMT kernels agree with the oracle on every tree", "[emulation]", float, float16,
+                   bfloat16) {
+  check_trees<TestType>({Architecture::gfx942}, {{1, 1, 17}, {4, 2, 96}, {5, 1, 40}, {1, 1, 256}}, kWithGaps);
+}
+
+TEMPLATE_TEST_CASE("emulated matrix kernels of head_dim 64 agree with the oracle on every tree", "[emulation]", float16,
+                   bfloat16) {
+  check_trees<TestType>(kArchitectures, {{1, 1, 64}, {4, 1, 64}, {10, 2, 64}, {8, 1, 64}}, kWithoutGaps);
+}
+
+TEMPLATE_TEST_CASE("emulated matrix kernels of head_dim 128 agree with the oracle on every tree", "[emulation]",
+                   float16, bfloat16) {
+  check_trees<TestType>(kArchitectures, {{2, 2, 128}, {4, 1, 128}, {5, 1, 128}, {16, 2, 128}}, kWithoutGaps);
+}
+
+TEMPLATE_TEST_CASE("emulated matrix kernels of head_dim 256 agree with the oracle on every tree", "[emulation]",
+                   float16, bfloat16) {
+  check_trees<TestType>(kArchitectures, {{1, 1, 256}, {8, 2, 256}, {5, 1, 256}, {8, 1, 256}}, kWithoutGaps);
+}
+
+TEMPLATE_TEST_CASE("emulated matrix kernels agree with the oracle for every strategy", "[emulation]", float16,
+                   bfloat16) {
+  const HeadShape heads{5, 1, 64};
+  for (const std::uint32_t seed : {11u, 12u, 13u}) {
+    const Tree tree = random_forest(seed);
+    const Inputs inputs = random_inputs<TestType>(tree, heads, seed);
+    for (const PlanStrategy strategy : kPlanStrategies)
+      for (const Architecture architecture : kArchitectures) {
+        Setup setup;
+        setup.strategy = strategy;
+        setup.workers = int(seed) - 10;
+        check<TestType>(architecture, tree, heads, inputs, setup);
+      }
+  }
+}
+
+TEMPLATE_TEST_CASE("emulated matrix kernels do not overflow on large scores", "[emulation]", float16, bfloat16) {
+  const Tree tree = random_forest(4);
+  const HeadShape heads{4, 2, 64};
+  for (const float magnitude : {1e2f, 1e4f})
+    for (const float soft_cap : {0.0f, 30.0f})
+      for (const PlanStrategy strategy : kPlanStrategies) {
+        const Inputs inputs = random_inputs<TestType>(tree, heads, 4, magnitude);
+        Setup setup;
+        setup.strategy = strategy;
+        setup.options.soft_cap = soft_cap;
+        check<TestType>(Architecture::gfx90a, tree, heads, inputs, setup);
+      }
+}
+
+TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, on emulated matrix units", "[emulation]",
+                   float16, bfloat16) {
+  const Tree tree{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}, {-1, 5}}, {{1}, {2}, {3}, {0}, {4}, {3, 4}}};
+  const HeadShape heads{6, 2, 64};
+  for (const PlanStrategy strategy : kPlanStrategies)
+    for (const std::size_t token : {3u, 95u, 105u, 113u, 125u}) {  // one in each node
+      Inputs inputs = random_inputs<TestType>(tree, heads, 6);
+      inputs.k[(token * 2 + 1) * 64 + 7] = std::numeric_limits<float>::quiet_NaN();
+      Setup setup;
+      setup.strategy = strategy;
+      check<TestType>(Architecture::gfx942, tree, heads, inputs, setup);
+    }
+}
+
+TEMPLATE_TEST_CASE("an infinity in v of a tile's last token stays one on emulated matrix units", "[emulation]", float16,
+                   bfloat16) {
+  const Tree tree{"one node", {{-1, 41}}, {{0}, {0}}};
+  const HeadShape heads{2, 1, 64};
+  Inputs inputs = random_inputs<TestType>(tree, heads, 8);
+  inputs.v[40 * 64 + 9] = std::numeric_limits<float>::infinity();
+  Setup setup;
+  setup.strategy = PlanStrategy::node;
+  check<TestType>(Architecture::gfx942, tree, heads, inputs, setup);
+}
+
+TEST_CASE("matrix kernels take 16-bit types of three head sizes where everything is aligned", "[emulation]") {
+  const Tree tree = random_forest(1);
+  const auto takes = [&]<class Element>(Element, int head_dim, CacheLayout layout) {
+    const HeadShape heads{2, 1, head_dim};
+    Setup setup;
+    setup.cache_layout = layout;
+    const Problem<Exec, Element> problem(Exec(), tree, heads, random_inputs<Element>(tree, heads, 1), setup);
+    return emulated_on_matrix_units(params_of(problem, heads, setup));
+  };
+  for (const int head_dim : {64, 128, 256}) {
+    CHECK(takes(float16{}, head_dim, CacheLayout::tokens_first));
+    CHECK(takes(bfloat16{}, head_dim, CacheLayout::heads_first));
+    CHECK_FALSE(takes(float16{}, head_dim, CacheLayout::padded));
+    CHECK_FALSE(takes(float{}, head_dim, CacheLayout::tokens_first));
+  }
+  CHECK_FALSE(takes(float16{}, 96, CacheLayout::tokens_first));
+}
+
+TEMPLATE_TEST_CASE("an emulated append fills the slots it was given, and skips negative ones", "[emulation]", float,
+                   float16, bfloat16) {
+  constexpr int kTokens = 7, kHeads = 2, kDim = 20, kOfBlock = 3, kBlocks = 4;
+  const std::vector<std::int64_t> slots{10, 3, -1, 0, 7, 11, 5};
+  std::vector<TestType> k_new, v_new;
+  for (int i = 0; i < kTokens * kHeads * kDim; ++i) {
+    k_new.push_back(from_float<TestType>(float(i)));
+    v_new.push_back(from_float<TestType>(float(-i)));
+  }
+  const std::size_t size = std::size_t(kBlocks) * kOfBlock * kHeads * kDim;
+  std::vector<TestType> k(size, from_float<TestType>(0.5f)), v = k, expected_k = k, expected_v = k;
+  for (std::size_t token = 0; token < slots.size(); ++token)
+    if (slots[token] >= 0)
+      for (std::size_t i = 0; i < kHeads * kDim; ++i) {
+        expected_k[std::size_t(slots[token]) * kHeads * kDim + i] = k_new[token * kHeads * kDim + i];
+        expected_v[std::size_t(slots[token]) * kHeads * kDim + i] = v_new[token * kHeads * kDim + i];
+      }
+  espalier::detail::AppendParams params{};
+  params.scalar = kScalarOf<TestType>;
+  params.tokens = kTokens;
+  params.kv_heads = kHeads;
+  params.head_dim = kDim;
+  params.block_tokens = kOfBlock;
+  params.slots = slots.data();
+  params.k_new = k_new.data();
+  params.v_new = v_new.data();
+  params.k = k.data();
+  params.v = v.data();
+  params.k_new_token_stride = params.v_new_token_stride = params.k_token_stride = params.v_token_stride = kHeads * kDim;
+  params.k_new_head_stride = params.v_new_head_stride = params.k_head_stride = params.v_head_stride = kDim;
+  params.k_block_stride = params.v_block_stride = std::int64_t(kOfBlock) * kHeads * kDim;
+  emulated_append(Architecture::gfx942, params);
+  CHECK(std::memcmp(k.data(), expected_k.data(), size * sizeof(TestType)) == 0);
+  CHECK(std::memcmp(v.data(), expected_v.data(), size * sizeof(TestType)) == 0);
+}
+
+}  // namespace
+}  // namespace espalier::test

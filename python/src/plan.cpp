@@ -161,7 +161,8 @@ void bind_report(nb::module_& m) {
       .def_ro("kv_bytes", &PlanReport::kv_bytes, "K and V that tiles read, shared reads counted once per tile.")
       .def_ro("unique_kv_bytes", &PlanReport::unique_kv_bytes, "K and V of the tree, each token once.")
       .def_ro("flops", &PlanReport::flops)
-      .def_ro("imbalance", &PlanReport::imbalance, "Largest over mean cost of a worker, minus 1.")
+      .def_ro("imbalance", &PlanReport::imbalance,
+              "predicted_us over what it were if all workers had the same to do, minus 1.")
       .def_ro("predicted_us", &PlanReport::predicted_us, "Time of the attention by the cost model.");
 }
 

@@ -12,6 +12,7 @@ using Tenths = std::int64_t;
 
 struct Box {
   Tenths left, right, top, bottom;
+  friend bool operator==(const Box&, const Box&) = default;  // nvcc does not make it from <=> alone
   friend auto operator<=>(const Box&, const Box&) = default;
 };
 

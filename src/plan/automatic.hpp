@@ -4,6 +4,8 @@
 //   pack   a whole subtree in one masked tile, where that costs less than its nodes one by one: a draft tree of
 //          one-token nodes, a few short leaves. Every row of the subtree then has one partial less per level.
 //   chain  a node and the descendants that the very same rows see: one tile without a mask.
+//   copy   a node without rows of its own that is read once more by every child's group, in front of the group's own
+//          tokens, where that costs less than a tile and a partial for each of its rows: many short levels.
 //
 // A group's rows are cut by what a tile holds, and its tokens where one tile would keep a worker busy long after the
 // others are done. All decisions compare costs of the cost model; all sums are integers, so order does not matter.
@@ -12,6 +14,8 @@
 //   apart(v)   sum of alone over v's subtree, a difference of prefix sums
 //   packed(v)  cost of v's subtree as one masked tile
 //   v is packed where packed(v) < apart(v), and no ancestor is.
+//   v is copied where the tokens of v, and of the nodes above that are copied into it, cost less in all children's tiles
+//   than as a tile of v. Of nodes in a row that might be, the first kMostAbove are asked, from above.
 
 #include <Kokkos_Core.hpp>
 #include <cstdint>
@@ -40,12 +44,19 @@ struct AutomaticArrays {
   std::int32_t* group;        // [nodes + 1]  groups that begin before this position
   std::int32_t* group_begin;  // [nodes + 1]  positions where groups begin, then `nodes`
   std::int64_t* share;        // [1]  of the cost of all tiles; what is much dearer is cut
+  std::int64_t* child_rate;   // [nodes]  cost of one more token in the tiles of all children
+  std::int32_t* above;        // [nodes]  copied nodes that the node's group reads first, or kCopied
 
   KOKKOS_FUNCTION static AutomaticArrays in(Scratch& scratch, std::size_t nodes) {
-    return {scratch.take<LineSums>(nodes + 1), scratch.take<std::int32_t>(nodes), scratch.take<std::int32_t>(nodes + 1),
-            scratch.take<std::int32_t>(nodes + 1), scratch.take<std::int64_t>(1)};
+    return {scratch.take<LineSums>(nodes + 1),     scratch.take<std::int32_t>(nodes),
+            scratch.take<std::int32_t>(nodes + 1), scratch.take<std::int32_t>(nodes + 1),
+            scratch.take<std::int64_t>(1),         scratch.take<std::int64_t>(nodes),
+            scratch.take<std::int32_t>(nodes)};
   }
 };
+
+inline constexpr std::int32_t kMostAbove = 8;
+inline constexpr std::int32_t kCopied = -1;
 
 struct AutomaticContext {
   CutContext c;
@@ -71,6 +82,26 @@ struct AutomaticContext {
     return full * tile(c.tile_rows) + (rest > 0 ? tile(rest) : 0);
   }
 
+  /// Cost of one more token in the tiles of the node's rows.
+  KOKKOS_FUNCTION std::int64_t token_rate(std::int32_t node) const {
+    const std::int32_t full = rows(node) / c.tile_rows;
+    const std::int32_t rest = rows(node) % c.tile_rows;
+    return full * cost.tokens(std::int64_t(c.tile_rows) * c.group, 1) +
+           (rest > 0 ? cost.tokens(std::int64_t(rest) * c.group, 1) : 0);
+  }
+
+  /// The node is a group of its own, and its rows are those of its children.
+  KOKKOS_FUNCTION bool may_be_copied(std::int32_t node) const {
+    const bool alone_in_group = a.group[node + 1] > a.group[node] && a.group_begin[a.group[node + 1]] == node + 1;
+    return alone_in_group && a.packed_end[node] == 0 && c.tree.subtree_end[node] > node + 1 && rows(node) > 0 &&
+           c.tree.tokens[node] > 0 && c.tree.row_node[c.tree.row_begin[node]] != node;
+  }
+
+  /// It costs less to read `tokens` tokens in the tiles of the node's children than in its own.
+  KOKKOS_FUNCTION bool better_copied(std::int32_t node, std::int64_t tokens) const {
+    return tokens * a.child_rate[node] < group_cost(rows(node), tokens, true);
+  }
+
   KOKKOS_FUNCTION std::int64_t alone(std::int32_t node) const {
     if (rows(node) == 0) return 0;
     if (chained(node)) return cost.tokens(std::int64_t(rows(node)) * c.group, c.tree.tokens[node]);
@@ -93,6 +124,7 @@ struct CostNodes {
   AutomaticContext x;
   KOKKOS_FUNCTION void operator()(std::int32_t node) const {
     x.a.before[node] = {x.c.tree.tokens[node], x.alone(node)};
+    x.a.child_rate[node] = 0;
   }
 };
 
@@ -115,7 +147,11 @@ struct SumLine {
 /// In `packed_end` until nested ones are found.
 struct EndPacks {
   AutomaticContext x;
-  KOKKOS_FUNCTION void operator()(std::int32_t node) const { x.a.packed_end[node] = x.pack_end(node); }
+  KOKKOS_FUNCTION void operator()(std::int32_t node) const {
+    x.a.packed_end[node] = x.pack_end(node);
+    const std::int32_t parent = x.c.tree.parent[node];
+    if (parent >= 0 && x.rows(node) > 0) Kokkos::atomic_add(&x.a.child_rate[parent], x.token_rate(node));
+  }
 };
 
 /// Keeps of nested packs the outermost: one that begins before the furthest end so far lies inside another.
@@ -160,6 +196,30 @@ struct FindGroups {
   KOKKOS_FUNCTION bool ends_before(std::int32_t node) const { return node > 0 && x.a.packed_end[node - 1] == node; }
 };
 
+/// Which nodes are copied, and how many of those above each node its group reads first.
+struct FindCopies {
+  AutomaticContext x;
+  KOKKOS_FUNCTION void operator()(std::int32_t node) const {
+    std::int32_t run[kMostAbove];  // of nodes that may be copied, from the parent up
+    std::int32_t length = 0;
+    std::int32_t ancestor = x.c.tree.parent[node];
+    for (; length < kMostAbove && ancestor >= 0 && x.may_be_copied(ancestor); ancestor = x.c.tree.parent[ancestor])
+      run[length++] = ancestor;
+    const bool longer = length == kMostAbove && ancestor >= 0 && x.may_be_copied(ancestor);
+    std::int32_t above = 0;
+    std::int64_t tokens = 0;
+    for (std::int32_t i = longer ? 0 : length; i > 0; --i) {
+      tokens += x.c.tree.tokens[run[i - 1]];
+      const bool copied = x.better_copied(run[i - 1], tokens);
+      above = copied ? above + 1 : 0;
+      tokens = copied ? tokens : 0;
+    }
+    const bool copied =
+        length < kMostAbove && x.may_be_copied(node) && x.better_copied(node, tokens + x.c.tree.tokens[node]);
+    x.a.above[node] = copied ? kCopied : above;
+  }
+};
+
 /// The cut over positions of the line: a position that begins no group yields nothing but its segment.
 struct AutomaticCut {
   using Rule = detail::TileCost;
@@ -181,6 +241,7 @@ struct AutomaticCut {
     run.each("espalier::Plan::pack_ends", nodes, EndPacks{x});
     run.scan("espalier::Plan::packs", nodes, FindPacks{x});
     run.scan("espalier::Plan::groups", nodes, FindGroups{x});
+    run.each("espalier::Plan::copies", nodes, FindCopies{x});
     return {c, x};
   }
 
@@ -188,8 +249,8 @@ struct AutomaticCut {
 
   KOKKOS_FUNCTION Counts count(std::int32_t node) const {
     Counts counts;
-    counts.segments = 1;
     const Group group = group_at(node);
+    counts.segments = x.a.above[node] == kCopied ? 0 : 1 + group.above;
     if (group.tokens == 0) return counts;
     counts.tiles = group.row_tiles * group.pieces;
     counts.partials = group.rows * group.pieces;
@@ -198,7 +259,11 @@ struct AutomaticCut {
   }
 
   KOKKOS_FUNCTION void write_segments(std::int32_t node, detail::Segment* segments) const {
-    segments[0] = segment_of_node(c.tree, node);
+    if (x.a.above[node] == kCopied) return;
+    std::int32_t place = group_at(node).above;
+    segments[place] = segment_of_node(c.tree, node);
+    for (std::int32_t copied = c.tree.parent[node]; place > 0; copied = c.tree.parent[copied])
+      segments[--place] = segment_of_node(c.tree, copied);
   }
 
   /// Tiles of a group go row tile by row tile, each in pieces of about equal length.
@@ -213,10 +278,10 @@ struct AutomaticCut {
     tile.row_end = tile.row_begin + c.tile_rows;
     if (tile.row_end > c.tree.row_end[node]) tile.row_end = c.tree.row_end[node];
     tile.tokens = std::int32_t(end - begin);
-    const std::int32_t first = node_of_token(node, group.end, begin);
-    tile.segment_begin = first - node;
-    tile.segment_end = node_of_token(node, group.end, end - 1) + 1 - node;
-    tile.skip = std::int32_t(begin - (x.a.before[first].tokens - x.a.before[node].tokens));
+    const Place first = place_of_token(node, group, begin);
+    tile.segment_begin = first.segment;
+    tile.segment_end = place_of_token(node, group, end - 1).segment + 1;
+    tile.skip = std::int32_t(begin - first.begin);
     tile.masked = group.masked ? 1 : 0;
     const std::int64_t rows_before = std::int64_t(row_tile) * c.tile_rows;
     before.partials = group.pieces * rows_before + piece * std::int64_t(tile.row_end - tile.row_begin);
@@ -227,8 +292,10 @@ struct AutomaticCut {
 
  private:
   struct Group {
-    std::int64_t tokens = 0;  // 0 where no group begins
+    std::int64_t tokens = 0;        // 0 where no group begins, or it is copied
+    std::int64_t tokens_above = 0;  // those of them that are copied
     std::int64_t rows = 0;
+    std::int32_t above = 0;  // nodes that are copied
     std::int32_t end = 0;
     std::int32_t row_tiles = 0;
     std::int32_t pieces = 0;
@@ -238,11 +305,15 @@ struct AutomaticCut {
   KOKKOS_FUNCTION Group group_at(std::int32_t node) const {
     Group group;
     const std::int32_t index = x.a.group[node];
-    if (x.a.group[node + 1] == index) return group;
+    if (x.a.group[node + 1] == index || x.a.above[node] == kCopied) return group;
     group.end = x.a.group_begin[index + 1];
     group.rows = x.rows(node);
     if (group.rows == 0) return group;
-    group.tokens = x.a.before[group.end].tokens - x.a.before[node].tokens;
+    for (std::int32_t copied = c.tree.parent[node]; group.above < x.a.above[node]; copied = c.tree.parent[copied]) {
+      group.tokens_above += c.tree.tokens[copied];
+      ++group.above;
+    }
+    group.tokens = group.tokens_above + x.a.before[group.end].tokens - x.a.before[node].tokens;
     if (group.tokens == 0) return group;
     group.row_tiles = std::int32_t((group.rows + c.tile_rows - 1) / c.tile_rows);
     const std::int64_t widest = group.rows < c.tile_rows ? group.rows : c.tile_rows;
@@ -269,6 +340,27 @@ struct AutomaticCut {
     const std::int32_t row = c.tree.row_begin[node];
     return row < c.tree.row_end[node] && c.tree.row_node[row] >= node && c.tree.row_node[row] < end &&
            c.tree.row_visible[row] < c.tree.tokens[c.tree.row_node[row]];
+  }
+
+  /// A segment of a group, and how many tokens of the group lie before it.
+  struct Place {
+    std::int32_t segment;
+    std::int64_t begin;
+  };
+
+  /// The place that holds token t of the group.
+  KOKKOS_FUNCTION Place place_of_token(std::int32_t node, const Group& group, std::int64_t t) const {
+    if (t >= group.tokens_above) {
+      const std::int32_t holder = node_of_token(node, group.end, t - group.tokens_above);
+      return {group.above + holder - node, group.tokens_above + x.a.before[holder].tokens - x.a.before[node].tokens};
+    }
+    std::int32_t copied = c.tree.parent[node];
+    Place place{group.above - 1, group.tokens_above - c.tree.tokens[copied]};
+    for (; place.begin > t; --place.segment) {
+      copied = c.tree.parent[copied];
+      place.begin -= c.tree.tokens[copied];
+    }
+    return place;
   }
 
   /// The node among [begin, end) that holds token t of the group.

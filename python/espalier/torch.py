@@ -13,6 +13,7 @@ import itertools
 import weakref
 
 import torch
+from torch.library import custom_op
 
 from . import _core
 
@@ -25,7 +26,7 @@ def current_stream(tensor: torch.Tensor) -> int:
     return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
 
 
-@torch.library.custom_op("espalier::attend", mutates_args=("out", "lse"))
+@custom_op("espalier::attend", mutates_args=("out", "lse"))
 def _attend(
     plan: int,
     q: torch.Tensor,

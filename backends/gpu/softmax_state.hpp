@@ -1,12 +1,14 @@
 #pragma once
 
+#include <cfloat>
+
 #include "backends/gpu/platform.hpp"
 
 namespace espalier::gpu {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
-inline constexpr float kNoPeak = -1e30f;  ///< finite, so that differences of peaks are never inf - inf
+inline constexpr float kNoPeak = -FLT_MAX;  ///< below every score, yet finite: differences of peaks are never inf - inf
 
 /// Softmax over part of the keys, in base 2: weight = sum of 2^(score - peak).
 /// An empty part is {kNoPeak, 0} and leaves any other state unchanged when merged.

@@ -1,5 +1,6 @@
 // The HIP kernels, run lane by lane, against the oracle.
 
+#include <algorithm>
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <cmath>
@@ -140,6 +141,31 @@ TEMPLATE_TEST_CASE("emulated matrix kernels do not overflow on large scores", "[
         setup.options.soft_cap = soft_cap;
         check<TestType>(Architecture::gfx90a, tree, heads, inputs, setup);
       }
+}
+
+TEMPLATE_TEST_CASE("rows whose scores are all very low are not lost on an emulated GPU", "[emulation]", float, float16,
+                   bfloat16) {
+  const Tree tree{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {-1, 5}}, {{1}, {2}, {0}, {3}}};
+  const HeadShape heads{4, 2, 64};
+  Inputs inputs = random_inputs<TestType>(tree, heads, 9);
+  std::fill(inputs.q.begin(), inputs.q.end(), 1.0f);
+  std::fill(inputs.k.begin(), inputs.k.end(), 1.0f);
+  std::fill(inputs.v.begin(), inputs.v.end(), 3.0f);
+  for (const float score : {-1e6f, -1e30f, -1e32f, -1e37f})  // of every token
+    for (const PlanStrategy strategy : kPlanStrategies) {
+      Setup setup;
+      setup.strategy = strategy;
+      setup.options.scale = score / 64;
+      CAPTURE(score, name_of(strategy));
+      Problem<Exec, TestType> problem(Exec(), tree, heads, inputs, setup);
+      emulated_attend(Architecture::gfx942, params_of(problem, heads, setup));
+      const Result result = problem.result(Exec());
+      const auto is = [](float expected) {
+        return [expected](float value) { return std::abs(value - expected) <= 1e-5f * std::abs(expected); };
+      };
+      CHECK(std::all_of(result.out.begin(), result.out.end(), is(3.0f)));
+      CHECK(std::all_of(result.lse.begin(), result.lse.end(), is(score)));
+    }
 }
 
 TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, on emulated matrix units", "[emulation]",

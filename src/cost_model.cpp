@@ -5,7 +5,40 @@
 
 #include "espalier/error.hpp"
 
-namespace espalier::detail {
+namespace espalier {
+namespace {
+
+/// A device that computes: its name, and how many multiprocessors or compute units it has. On a host nothing.
+template <class Exec>
+struct Gpu {
+  static constexpr bool kIsOne = false;
+};
+#ifdef KOKKOS_ENABLE_CUDA
+template <>
+struct Gpu<Kokkos::Cuda> {
+  static constexpr bool kIsOne = true;
+  static auto properties(const Kokkos::Cuda& exec) { return exec.cuda_device_prop(); }
+};
+#endif
+#ifdef KOKKOS_ENABLE_HIP
+template <>
+struct Gpu<Kokkos::HIP> {
+  static constexpr bool kIsOne = true;
+  static auto properties(const Kokkos::HIP& exec) { return exec.hip_device_prop(); }
+};
+#endif
+
+}  // namespace
+
+CostModel gpu_cost_model(std::string_view device_name) {
+  const auto names = [&](std::string_view part) { return device_name.find(part) != std::string_view::npos; };
+  if (names("H200")) return kH200CostModel;  // GH200 too
+  if (names("H100") || names("H800")) return kH100CostModel;
+  if (names("AMD") || names("Instinct") || names("gfx")) return kMi300CostModel;
+  return kA100CostModel;
+}
+
+namespace detail {
 
 TileCost tile_cost_of(const CostModel& model, const HeadShape& heads, Scalar scalar) {
   for (const auto& [value, name] : {std::pair{model.tile_us, "tile_us"}, std::pair{model.lane_us, "lane_us"},
@@ -30,4 +63,28 @@ TileCost tile_cost_of(const CostModel& model, const HeadShape& heads, Scalar sca
   return cost;
 }
 
-}  // namespace espalier::detail
+CostModel shared_by(CostModel model, std::int32_t workers, std::int32_t multiprocessors) {
+  if (workers <= multiprocessors) return model;
+  const double share = double(multiprocessors) / workers;
+  model.read_gbs *= share;
+  model.math_gflops *= share;
+  return model;
+}
+
+}  // namespace detail
+
+template <ExecutionSpace Exec>
+CostModel default_cost_model([[maybe_unused]] const Exec& exec, [[maybe_unused]] std::int32_t workers) {
+  if constexpr (Gpu<Exec>::kIsOne) {
+    const auto properties = Gpu<Exec>::properties(exec);
+    return detail::shared_by(gpu_cost_model(properties.name), workers, properties.multiProcessorCount);
+  } else {
+    return kCpuCostModel;
+  }
+}
+
+#define ESPALIER_INSTANTIATE(Exec) template CostModel default_cost_model(const Exec&, std::int32_t);
+#include "instantiate.inc"
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier

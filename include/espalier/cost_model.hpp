@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "espalier/types.hpp"
 
@@ -38,6 +39,16 @@ inline constexpr CostModel kH100CostModel{2.0, 0.01, 0.02, 25.0, 4900.0, 16, tru
 inline constexpr CostModel kA100CostModel{2.5, 0.015, 0.03, 18.0, 2000.0, 16, true};
 inline constexpr CostModel kMi300CostModel{3.0, 0.015, 0.03, 16.0, 2500.0, 16, true};
 
+/// The constants of a GPU by the name that its runtime gives it, "NVIDIA H100 80GB HBM3" say; of a GPU that is none of
+/// the above those of the oldest of its vendor.
+[[nodiscard]] CostModel gpu_cost_model(std::string_view device_name);
+
+/// What plans take that are not given a model: kCpuCostModel on a host, gpu_cost_model of the instance's device on a GPU.
+/// @param workers  of a GPU that run together; where they are more than its multiprocessors, each has a share of the
+///                 rates of one. 0: one for each multiprocessor
+template <ExecutionSpace Exec>
+[[nodiscard]] CostModel default_cost_model(const Exec& exec, std::int32_t workers = 0);
+
 namespace detail {
 
 /// A CostModel for one problem, in whole picoseconds: sums of integers do not depend on their order.
@@ -63,6 +74,9 @@ struct TileCost {
     return tile_ps + lanes * lane_ps + partials * partial_ps + tokens(lanes, length);
   }
 };
+
+/// The model of one of `workers` workers that share the rates of the multiprocessors, for each of which `model` is.
+[[nodiscard]] CostModel shared_by(CostModel model, std::int32_t workers, std::int32_t multiprocessors);
 
 /// @throws Error{invalid_argument} unless every rate is positive and every time is finite and not negative
 [[nodiscard]] TileCost tile_cost_of(const CostModel& model, const HeadShape& heads, Scalar scalar);

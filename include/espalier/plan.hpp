@@ -57,8 +57,8 @@ struct PlanConfig {
   Scalar scalar = Scalar::f32;
   PlanCapacity capacity{};
   PlanStrategy strategy = PlanStrategy::automatic;
-  std::int32_t workers = 0;  ///< 0: chosen for the execution space
-  CostModel cost_model = kCpuCostModel;
+  std::int32_t workers = 0;                  ///< 0: chosen for the execution space
+  std::optional<CostModel> cost_model = {};  ///< none: default_cost_model of the execution space
   CutParams cuts = {};
 };
 

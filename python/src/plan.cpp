@@ -129,15 +129,16 @@ void bind_config(nb::module_& m) {
              const std::string& strategy, std::int32_t workers, const std::optional<CostModel>& cost_model,
              const CutParams& cuts) {
             PlanConfig config{heads, scalar_from_name(dtype), capacity, strategy_of(strategy), workers};
-            if (cost_model) config.cost_model = *cost_model;
+            config.cost_model = cost_model;
             config.cuts = cuts;
             new (self) PlanConfig(config);
           },
           "heads"_a, "dtype"_a = "f32", nb::kw_only(), "capacity"_a = PlanCapacity{}, "strategy"_a = "automatic",
           "workers"_a = 0, "cost_model"_a = nb::none(), "cuts"_a = CutParams{},
-          R"(dtype     type of q, k, v and out: 'f32', 'f16' or 'bf16'
-strategy  'sequence', 'sequence_split', 'node', 'node_chunk', 'flatten', 'fasttree' or 'automatic'
-workers   0: chosen for the execution space)")
+          R"(dtype       type of q, k, v and out: 'f32', 'f16' or 'bf16'
+strategy    'sequence', 'sequence_split', 'node', 'node_chunk', 'flatten', 'fasttree' or 'automatic'
+workers     0: chosen for the execution space
+cost_model  None: that of the device; a plan's own config has it)")
       .def_ro("heads", &PlanConfig::heads)
       .def_prop_ro("dtype", [](const PlanConfig& config) { return name_of(config.scalar); })
       .def_rw("capacity", &PlanConfig::capacity)

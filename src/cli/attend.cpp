@@ -107,7 +107,7 @@ int attend_files(const Options& options) {
   const Scalar own_scalar = q.type == NpyType::f4 ? Scalar::f32 : Scalar::f16;
   const Scalar scalar = options.scalar.empty() ? own_scalar : scalar_named(options.scalar);
   for (NpyArray* array : {&q, &k, &v}) convert(*array, scalar);
-  const CostModel cost_model = cost_model_of(options.cost_model);
+  const std::optional<CostModel> cost_model = cost_model_of(options.cost_model);
   StagedFile out_file(options.out);
   std::optional<StagedFile> lse_file;
   if (!options.lse.empty()) lse_file.emplace(options.lse);

@@ -75,12 +75,10 @@ struct Forest {
   bool cut;             ///< nodes are cut in two tiles, whose results are merged
 };
 
-/// How many workers run together: the threads of a CPU, all workers of a GPU.
-/// @throws Error where the library cannot do these heads
-std::int64_t workers_together(const Exec& exec, const HeadShape& heads) {
+/// How many of a plan's workers run together: as many as threads on a CPU, all on a GPU.
+std::int64_t workers_together(const Exec& exec, const PlanConfig& config) {
   constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, Exec::memory_space>::accessible);
-  const Plan<Exec> plan(exec, {.heads = heads});
-  return kOnHost ? exec.concurrency() : plan.config().workers;
+  return kOnHost ? exec.concurrency() : config.workers;
 }
 
 /// Writes numbers from -1 to 1 to all elements.
@@ -97,8 +95,9 @@ template <ScalarElement Element>
 class Bench {
  public:
   /// @param together  workers that run at a time
-  Bench(const HeadShape& heads, const Effort& effort, std::int64_t together)
-      : heads_(heads), effort_(effort), together_(together) {
+  /// @param given     about what tiles cost
+  Bench(const HeadShape& heads, const Effort& effort, std::int64_t together, const CostModel& given)
+      : heads_(heads), effort_(effort), together_(together), given_(given) {
     const std::int64_t block_bytes = std::int64_t(kBlockTokens * kv_bytes_per_token(heads, kScalarOf<Element>));
     const std::int64_t longest = effort.node_tokens.back() / kBlockTokens;
     blocks_ = std::int32_t(std::max(effort.cache_bytes / block_bytes, longest));
@@ -142,7 +141,7 @@ class Bench {
   /// no more than cache and queries have room for.
   [[nodiscard]] Forest forest_of(std::int64_t tokens, std::int64_t rows, bool cut) const {
     constexpr std::int64_t kTilesPerWorker = 8, kMostQueryBytes = 128 << 20;
-    const detail::TileCost cost = detail::tile_cost_of(PlanConfig{}.cost_model, heads_, kScalarOf<Element>);
+    const detail::TileCost cost = detail::tile_cost_of(given_, heads_, kScalarOf<Element>);
     const double tile_us = 1e-6 * double(cost.tile(rows * heads_.group(), tokens, 0));
     const std::int64_t by_time = std::llround(effort_.attention_us * double(together_) / (tile_us * heads_.kv_heads));
     const std::int64_t by_workers = (kTilesPerWorker * together_ + heads_.kv_heads - 1) / heads_.kv_heads;
@@ -216,6 +215,7 @@ class Bench {
   HeadShape heads_;
   Effort effort_;
   std::int64_t together_;
+  CostModel given_;
   std::int32_t blocks_ = 0;
   KvCache<BlocksView> cache_;
   std::vector<std::int32_t> place_;  // [blocks]
@@ -266,12 +266,13 @@ void print_for_people(const Options& options, const Calibration& calibration) {
 int calibrate(const Options& options) {
   const HeadShape heads = heads_of(options.heads);
   const Scalar scalar = scalar_named(options.scalar);
-  const CostModel given = PlanConfig{}.cost_model;
-  const std::int64_t together = workers_together(Exec(), heads);
+  const PlanConfig defaults = Plan<Exec>(Exec(), {.heads = heads}).config();
+  const CostModel given = *defaults.cost_model;
+  const std::int64_t together = workers_together(Exec(), defaults);
   std::optional<StagedFile> out_file;
   if (!options.out.empty()) out_file.emplace(options.out);
   const std::vector<CostSample> samples = with_element(
-      scalar, [&]<class Element>() { return Bench<Element>(heads, effort_of(options.quick), together).run(); });
+      scalar, [&]<class Element>() { return Bench<Element>(heads, effort_of(options.quick), together, given).run(); });
   const Calibration calibration{fit_cost_model(samples, heads, scalar, given), compare(given, samples, heads, scalar),
                                 samples.size()};
   const nlohmann::ordered_json json = file_content(options, calibration);

@@ -2,6 +2,7 @@
 // Files with the constants of a cost model, as `espalier calibrate` writes them.
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "espalier/cost_model.hpp"
@@ -13,9 +14,9 @@ class App;
 namespace espalier::cli {
 
 /// The model of a file: all constants of CostModel by name, and optionally "measured", an object for people.
-/// @param file  empty: the model that a plan has unless it is told otherwise
+/// @param file  empty: none, so that a plan takes that of its device
 /// @throws InputError naming the file, the constant and what was expected
-[[nodiscard]] CostModel cost_model_of(const std::string& file);
+[[nodiscard]] std::optional<CostModel> cost_model_of(const std::string& file);
 
 /// The constants by name.
 [[nodiscard]] nlohmann::ordered_json cost_model_json(const CostModel& model);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -75,7 +76,7 @@ class DecodeSession {
 
   /// @throws InputError if this machine's memory cannot hold the cache
   DecodeSession(const Exec& exec, const HeadShape& heads, std::int64_t blocks, int block_tokens, std::uint64_t seed,
-                const CostModel& cost_model)
+                const std::optional<CostModel>& cost_model)
       : pool_(Kokkos::DefaultHostExecutionSpace(), pool_config(heads, blocks, block_tokens)),
         tree_(Kokkos::DefaultHostExecutionSpace(), pool_),
         layer_(exec, heads, std::int32_t(blocks), block_tokens),
@@ -272,7 +273,7 @@ class DecodeSession {
   KvTree tree_;
   Layer<Element> layer_;
   TokenVectors<Element> k_, v_, q_;
-  CostModel cost_model_;
+  std::optional<CostModel> cost_model_;
   std::unordered_map<std::uint64_t, History> histories_;
   std::vector<BranchRow> rows_;  // of the step
   TreeSnapshot snapshot_;

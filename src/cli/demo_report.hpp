@@ -2,6 +2,7 @@
 // What the demo tells: a table and drawings while it runs, and a summary.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,7 @@ struct DemoOptions {
   int block_tokens = 16;
   Scalar scalar = Scalar::f32;
   PlanStrategy strategy = kDefaultStrategy;  ///< of shared attention
-  CostModel cost_model = PlanConfig{}.cost_model;
+  std::optional<CostModel> cost_model = {};  ///< none: that of the device
   bool json = false;
 };
 

@@ -207,7 +207,7 @@ void print_json(const Problem& problem, const std::vector<Attempt>& attempts) {
                       {"head_dim", heads.head_dim},
                       {"dtype", name_of(problem.config.scalar)},
                       {"block_tokens", problem.tree.block_tokens},
-                      {"cost_model", cost_model_json(problem.config.cost_model)},
+                      {"cost_model", cost_model_json(*problem.config.cost_model)},
                       {"plans", OrderedJson::array()}};
   for (const Attempt& attempt : attempts) json["plans"].push_back(to_json(attempt));
   if (best_of(attempts).plan) json["best"] = name_of(best_of(attempts).strategy);
@@ -216,12 +216,22 @@ void print_json(const Problem& problem, const std::vector<Attempt>& attempts) {
 
 // ------------------------------------------------------------------------------------------------------------- both
 
+/// Workers and cost model as plans of this device have them.
+PlanConfig with_defaults(PlanConfig config) {
+  using Exec = Kokkos::DefaultExecutionSpace;
+  const Plan<Exec> plan(Exec(), config);
+  config.workers = plan.config().workers;
+  config.cost_model = plan.config().cost_model;
+  return config;
+}
+
 Problem problem_of(const Options& options) {
   PlanConfig config;
   config.heads = heads_of(options.heads);
   config.scalar = scalar_named(options.scalar);
   config.workers = options.workers;
   config.cost_model = cost_model_of(options.cost_model);
+  config = with_defaults(config);
   const TreeInput tree = read_tree(options.tree);
   return {options.tree, make_snapshot(tree.nodes, tree.rows, options.block_tokens), tree.tokens(), config};
 }

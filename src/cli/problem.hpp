@@ -1,6 +1,7 @@
 #pragma once
 // Attention over given arrays: by the library, through a paged cache in shuffled block order, or by the oracle.
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct Problem {
   Scalar scalar;
   int block_tokens;
   PlanStrategy strategy;
-  CostModel cost_model;
+  std::optional<CostModel> cost_model;  ///< none: that of the device
   AttendOptions options;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ namespace espalier::cli {
 struct ReplayOptions {
   HeadShape heads;
   PlanStrategy strategy = PlanStrategy::sequence;  ///< of shared attention
-  CostModel cost_model = PlanConfig{}.cost_model;
+  std::optional<CostModel> cost_model = {};        ///< none: that of the device
   int block_tokens = 16;
   std::int64_t cache_tokens = 8 << 20;  ///< of the pool that chat requests live in
   std::int32_t live = 512;              ///< chat requests that stay in the cache

@@ -51,7 +51,7 @@ void check(const PlanConfig& config) {
        {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.rows, "rows"}, std::pair{capacity.segments, "segments"},
         std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
     expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
-  static_cast<void>(detail::tile_cost_of(config.cost_model, heads, config.scalar));
+  if (config.cost_model) static_cast<void>(detail::tile_cost_of(*config.cost_model, heads, config.scalar));
   const CutParams& cuts = config.cuts;
   for (const auto& [value, name] :
        {std::pair{cuts.sequence_chunk, "sequence_chunk"}, std::pair{cuts.node_chunk, "node_chunk"},
@@ -100,13 +100,22 @@ std::int64_t makespan(const std::vector<std::int64_t>& jobs, std::int32_t at_a_t
   return last;
 }
 
-PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
+/// Fills in what does not depend on capacities.
+template <class Exec>
+PlanConfig for_device(PlanConfig config, const Exec& exec) {
   check(config);
+  if (config.workers == 0) config.workers = workers_for(exec);
+  if (!config.cost_model) config.cost_model = default_cost_model(exec, config.workers);
+  return config;
+}
+
+template <class Exec>
+PlanConfig with_defaults(const PlanConfig& given, const Exec& exec) {
+  PlanConfig config = for_device(given, exec);
   const std::int64_t nodes = config.capacity.nodes;
   const std::int64_t rows = config.capacity.rows;
   const std::int64_t kv_heads = config.heads.kv_heads;
   config.capacity.segments = or_default(config.capacity.segments, nodes + 16 * rows, "segments");
-  if (config.workers == 0) config.workers = workers;
   const std::int64_t shares = 4 * std::int64_t(config.workers);
   config.capacity.tiles = or_default(config.capacity.tiles, kv_heads * 2 * (nodes + rows) + shares, "tiles");
   config.capacity.partials = or_default(config.capacity.partials, kv_heads * 16 * rows + shares, "partials");
@@ -158,7 +167,7 @@ struct Plan<Exec>::Impl {
   Array<float> partial_out, partial_lse;
   Array<char> scratch;
 
-  Impl(const Exec& exec, const PlanConfig& given) : config(with_defaults(given, workers_for(exec))) {
+  Impl(const Exec& exec, const PlanConfig& given) : config(with_defaults(given, exec)) {
     const PlanCapacity& capacity = config.capacity;
     const auto allocate = [&](auto& view, const char* label, std::size_t count) {
       view = std::decay_t<decltype(view)>(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)),
@@ -281,9 +290,7 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
 
 template <ExecutionSpace Exec>
 PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given, const Exec& exec) {
-  check(given);
-  PlanConfig config = given;
-  if (config.workers == 0) config.workers = workers_for(exec);
+  const PlanConfig config = for_device(given, exec);
   detail::TreeView tree{};
   tree.nodes = snapshot.nodes();
   tree.rows = snapshot.rows();
@@ -358,7 +365,7 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
     report.flops +=
         4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
   }
-  const detail::TileCost tile_cost = detail::tile_cost_of(config.cost_model, config.heads, config.scalar);
+  const detail::TileCost tile_cost = detail::tile_cost_of(*config.cost_model, config.heads, config.scalar);
   const auto picoseconds_of = [&](const detail::Tile& tile) {
     std::int32_t merged = 0;
     for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) merged += is_merged(row) ? 1 : 0;

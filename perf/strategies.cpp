@@ -128,7 +128,7 @@ struct Layers {
 
   Exec exec;
   espalier::TreeSnapshot snapshot;
-  std::optional<espalier::TreeArrays<Exec>> tree;
+  std::optional<espalier::TreeArrays<Exec>> arrays;
   std::vector<espalier::KvCache<Blocks>> caches;
   Rows q, out;
   Kokkos::View<float**, Kokkos::LayoutRight, Memory> lse;
@@ -137,7 +137,7 @@ struct Layers {
     const espalier::cli::TreeInput tree = espalier::cli::make_workload(problem.workload);
     snapshot = espalier::make_snapshot(tree.nodes, tree.rows, kBlockTokens);
     const std::size_t blocks = shuffle_blocks();
-    this->tree.emplace(exec, snapshot);
+    arrays.emplace(exec, snapshot);
     const HeadShape& heads = problem.heads;
     const auto paged = [&](std::uint64_t seed) {
       Blocks view(Kokkos::view_alloc(Kokkos::WithoutInitializing, "espalier::perf::kv"), blocks, kBlockTokens,
@@ -240,7 +240,7 @@ std::vector<Run> plan_all(const Problem& problem, const Layers<Element>& layers,
     std::vector<double> updates;
     for (int i = 0; i < 5; ++i)
       updates.push_back(seconds_of([&] {
-        run.plan.update(layers.exec, *layers.tree);
+        run.plan.update(layers.exec, *layers.arrays);
         layers.exec.fence("espalier::perf::update");
       }));
     run.measurement = {strategy, 0, 1e6 * median(updates), run.plan.report(layers.exec)};

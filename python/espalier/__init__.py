@@ -26,6 +26,7 @@ StalePlanError, and what no compiled kernel can do NotImplementedError, each wit
 
 from ._core import (
     BlockPool,
+    BlockTableReader,
     BranchController,
     BranchDecision,
     BranchFork,
@@ -35,6 +36,7 @@ from ._core import (
     CapacityError,
     CostModel,
     CutParams,
+    DerivedTree,
     FastTreeAssignments,
     FastTreeParams,
     HeadShape,

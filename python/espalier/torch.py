@@ -6,41 +6,54 @@
     plan.update(arrays, current_stream(q))   # once for each step, for all layers
     out, lse = attention(q, k, v)            # once for each layer; also inside of torch.compile
 
-The operator is torch.ops.espalier.attend. It works on PyTorch's current stream. There is no backward.
+The operator is torch.ops.espalier.attend; a call outside of torch.compile goes past PyTorch's dispatcher, which costs
+microseconds. It works on PyTorch's current stream. There is no backward.
 """
 
 import itertools
 import weakref
 
 import torch
-from torch.library import custom_op
 
 from . import _core
 
 _handles = itertools.count()
 _plans = weakref.WeakValueDictionary()  # by handle: what the operator's integer argument names
+_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # in builds for CUDA; fewer objects than the public way
+
+# PyTorch 2.10 lends its tensors to compiled code; those of older ones are handed over as capsules, without the event that
+# their method __dlpack__ may record.
+if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+
+    def _lend(tensor):
+        return tensor
+
+else:
+    _lend = torch.utils.dlpack.to_dlpack
 
 
 def current_stream(tensor: torch.Tensor) -> int:
     """The stream that PyTorch works on now, as the integer that plans and attentions take; 0 for a CPU tensor."""
-    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+    if not tensor.is_cuda:
+        return 0
+    return _raw_stream(tensor.get_device()) if _raw_stream else torch.cuda.current_stream(tensor.device).cuda_stream
 
 
-@custom_op("espalier::attend", mutates_args=("out", "lse"))
-def _attend(
-    plan: int,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    scale: float,
-    soft_cap: float,
-) -> None:
-    _core.attend(_plans[plan], q, k, v, out, lse, scale=scale, soft_cap=soft_cap, stream=current_stream(q))
+def _attend(plan, q, k, v, out, lse, scale, soft_cap):
+    arrays = (_lend(q), _lend(k), _lend(v), _lend(out), _lend(lse))
+    _core.attend(plan, *arrays, scale=scale, soft_cap=soft_cap, stream=current_stream(q))
 
 
-@_attend.register_fake
+_library = torch.library.Library("espalier", "DEF")
+_library.define(
+    "attend(int plan, Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, float scale, float soft_cap) -> ()",
+    tags=[torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order],
+)
+for _device in ("CPU", "CUDA"):
+    _library.impl("attend", lambda plan, *arguments: _attend(_plans[plan], *arguments), _device)
+
+
+@torch.library.register_fake("espalier::attend", lib=_library)
 def _(plan, q, k, v, out, lse, scale, soft_cap):
     pass  # it writes out and lse, whose shapes are known
 
@@ -66,5 +79,8 @@ class TreeAttention:
             out = torch.empty_like(q)
         if lse is None:
             lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        torch.ops.espalier.attend(self._handle, q, k, v, out, lse, self._scale, self._soft_cap)
+        if type(q) is torch.Tensor and not torch.compiler.is_compiling():
+            _attend(self._plan, q, k, v, out, lse, self._scale, self._soft_cap)
+        else:
+            torch.ops.espalier.attend(self._handle, q, k, v, out, lse, self._scale, self._soft_cap)
         return out, lse

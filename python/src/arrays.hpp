@@ -12,14 +12,12 @@
 #include <utility>
 #include <vector>
 
+#include "array_argument.hpp"
 #include "espalier/error.hpp"
 #include "espalier/types.hpp"
 #include "runtime.hpp"
 
 namespace espalier::python {
-
-using InArray = nb::ndarray<nb::ro>;
-using OutArray = nb::ndarray<>;
 
 template <class T, int kRank>
 struct Pointers : Pointers<T*, kRank - 1> {};

@@ -155,7 +155,7 @@ Raises ValueError if shapes, types or devices disagree.)");
       "array"_a,
       "The name that a PlanConfig has for the elements of an array: 'f32', 'f16' or 'bf16'. Raises ValueError.");
   m.def(
-      "array", [](OutArray array) { return array; }, "array"_a.noconvert(),
+      "array", [](nb::ndarray<> array) { return array; }, "array"_a.noconvert(),
       "Wraps an array once, zero-copy, so that later calls need not ask it for its memory again. The result keeps\n"
       "the memory alive, and may be given to every function here in place of the array.");
 }

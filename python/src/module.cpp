@@ -12,6 +12,7 @@ NB_MODULE(_core, m) {
   m.doc() = "The compiled library: what the package espalier gives out.";
   m.attr("__version__") = version();
   python::bind_errors(m);
+  python::bind_tree_arrays(m);
   python::bind_tree(m);
   python::bind_branch_controllers(m);
   python::bind_plan(m);

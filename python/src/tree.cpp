@@ -10,7 +10,6 @@
 
 #include "arrays.hpp"
 #include "bind.hpp"
-#include "espalier/block_tables.hpp"
 #include "espalier/kv_tree.hpp"
 #include "objects.hpp"
 
@@ -210,148 +209,12 @@ blocks.)")
           Unlocked(), "All forks in order, then all prunes, all or nothing. Returns the new branches.");
 }
 
-// ---------------------------------------------------------------------------------------------- snapshots and arrays
-
-/// A field of a snapshot as a NumPy array that shares its memory.
-template <auto kField>
-auto field(nb::handle self) {
-  const auto& values = nb::cast<const TreeSnapshot&>(self).*kField;
-  return nb::ndarray<nb::numpy, const std::int32_t, nb::ndim<1>>(reinterpret_cast<const std::int32_t*>(values.data()),
-                                                                 {values.size()}, self);
-}
-
-TreeLayout layout_from_name(const std::string& name) {
-  detail::expects(name == "aligned" || name == "contiguous", ErrorCode::invalid_argument, "layout is '", name,
-                  "', expected 'aligned' or 'contiguous'");
-  return name == "aligned" ? TreeLayout::aligned : TreeLayout::contiguous;
-}
-
-std::vector<NodeSpec> nodes_of(const std::vector<std::int32_t>& parents, const std::vector<std::int32_t>& tokens) {
-  detail::expects(parents.size() == tokens.size(), ErrorCode::invalid_argument, "there are ", parents.size(),
-                  " parents, but ", tokens.size(), " numbers of tokens");
-  std::vector<NodeSpec> nodes(parents.size());
-  for (std::size_t node = 0; node < nodes.size(); ++node) nodes[node] = {parents[node], tokens[node]};
-  return nodes;
-}
-
-TreeSnapshot described_tree(const std::vector<std::int32_t>& parents, const std::vector<std::int32_t>& tokens,
-                            const std::vector<std::int32_t>& row_nodes, const std::vector<std::int32_t>& row_visible,
-                            int block_tokens, const std::string& layout) {
-  detail::expects(row_visible.empty() || row_visible.size() == row_nodes.size(), ErrorCode::invalid_argument,
-                  "row_visible has ", row_visible.size(), " entries, row_nodes ", row_nodes.size());
-  std::vector<RowSpec> rows(row_nodes.size());
-  for (std::size_t row = 0; row < rows.size(); ++row)
-    rows[row] = {row_nodes[row], row_visible.empty() ? -1 : row_visible[row]};
-  return make_snapshot(nodes_of(parents, tokens), rows, block_tokens, layout_from_name(layout));
-}
-
-void bind_snapshot(nb::module_& m) {
-  nb::class_<TreeSnapshot>(m, "TreeSnapshot", R"(A tree in line order, on the host.
-
-Nodes are in depth-first order, rows by (node, visible, caller's number): the rows below node i are the interval
-[row_begin[i], row_end[i]). The arrays are int32 and read-only.)")
-      .def_ro("block_tokens", &TreeSnapshot::block_tokens)
-      .def_ro("version", &TreeSnapshot::version)
-      .def_prop_ro("nodes", &TreeSnapshot::nodes)
-      .def_prop_ro("rows", &TreeSnapshot::rows)
-      .def_prop_ro("parent", &field<&TreeSnapshot::parent>, "[nodes]  position of the parent, -1 at a root")
-      .def_prop_ro("tokens", &field<&TreeSnapshot::tokens>, "[nodes]")
-      .def_prop_ro("first_block", &field<&TreeSnapshot::first_block>, "[nodes]  entry of block_table")
-      .def_prop_ro("first_offset", &field<&TreeSnapshot::first_offset>, "[nodes]  place in the first block")
-      .def_prop_ro("subtree_end", &field<&TreeSnapshot::subtree_end>, "[nodes]  behind the last descendant")
-      .def_prop_ro("row_begin", &field<&TreeSnapshot::row_begin>, "[nodes]")
-      .def_prop_ro("row_end", &field<&TreeSnapshot::row_end>, "[nodes]")
-      .def_prop_ro("row_node", &field<&TreeSnapshot::row_node>, "[rows]  position of the row's node")
-      .def_prop_ro("row_visible", &field<&TreeSnapshot::row_visible>, "[rows]  tokens of its own node it sees")
-      .def_prop_ro("row_index", &field<&TreeSnapshot::row_index>, "[rows]  the caller's number of the row")
-      .def_prop_ro("block_table", &field<&TreeSnapshot::block_table>, "blocks of all nodes, one node after another");
-
-  m.def("make_snapshot", &described_tree, "parents"_a, "tokens"_a, "row_nodes"_a = std::vector<std::int32_t>(),
-        "row_visible"_a = std::vector<std::int32_t>(), "block_tokens"_a = 16, "layout"_a = "aligned",
-        R"(The snapshot of a tree that is described from outside.
-
-parents     [nodes]  the parent's number, -1 at a root; parents come before children
-tokens      [nodes]  may be 0
-row_nodes   [rows]   the node of each row; empty: one row per leaf, in node order
-row_visible [rows]   tokens of its own node that a row sees; empty: all
-layout      'aligned': every node begins a block of its own, blocks are numbered in node order;
-            'contiguous': the tokens of all nodes lie one after another in node order, from slot 0
-
-Raises ValueError naming the first node or row that is wrong.)");
-  m.def(
-      "slots_in_node_order",
-      [](const std::vector<std::int32_t>& parents, const std::vector<std::int32_t>& tokens, int block_tokens,
-         const std::string& layout) {
-        return numpy_of(slots_in_node_order(nodes_of(parents, tokens), block_tokens, layout_from_name(layout)));
-      },
-      "parents"_a, "tokens"_a, "block_tokens"_a = 16, "layout"_a = "aligned",
-      "The slots of all tokens of a described tree in node order, int64 [tokens].");
-}
-
-TreeArrays<Exec> arrays_of_tables(const InArray& blocks, const InArray& lengths, int block_tokens,
-                                  std::int32_t pool_blocks, std::uintptr_t stream) {
-  const auto tables = view_of<const std::int32_t, 2>(blocks, "from_block_tables", "block_tables");
-  const auto tokens = list_of<const std::int32_t>(lengths, "from_block_tables", "lengths");
-  return launch(stream, [&](const Exec& exec) {
-    const BlockTables<Exec> described{tables, decltype(BlockTables<Exec>::lengths)(tokens.data(), tokens.extent(0)),
-                                      block_tokens};
-    return tree_from_block_tables(exec, described, pool_blocks);
-  });
-}
-
-void bind_arrays(nb::module_& m) {
-  nb::class_<HeldArrays>(m, "TreeArrays", R"(A snapshot in the memory that plans read, at fixed addresses.
-
-A captured graph that reads it stays valid while the tree changes.)")
-      .def(
-          "__init__",
-          [](HeldArrays* self, const TreeSnapshot& snapshot, std::uintptr_t stream) {
-            new (self) HeldArrays(instance_on(stream), snapshot);
-          },
-          "snapshot"_a, "stream"_a = 0, "A tree of exactly the snapshot's size.")
-      .def(
-          "__init__",
-          [](HeldArrays* self, std::int32_t nodes, std::int32_t rows, std::int32_t blocks, std::uintptr_t stream) {
-            new (self) HeldArrays(instance_on(stream), TreeCapacity{nodes, rows, blocks});
-          },
-          nb::kw_only(), "nodes"_a, "rows"_a, "blocks"_a, "stream"_a = 0,
-          "An empty tree with room for that many nodes, rows and entries of the block table.")
-      .def_static(
-          "from_block_tables",
-          [](const InArray& block_tables, const InArray& lengths, int block_tokens, std::int32_t pool_blocks,
-             std::uintptr_t stream) {
-            return new HeldArrays(arrays_of_tables(block_tables, lengths, block_tokens, pool_blocks, stream));
-          },
-          "block_tables"_a, "lengths"_a, "block_tokens"_a, "pool_blocks"_a, "stream"_a = 0,
-          nb::rv_policy::take_ownership,
-          R"(The tree of an engine's page tables: every sequence becomes a row, what sequences share becomes a node.
-
-block_tables  int32 [sequences, max_blocks]  block ids; entries behind a sequence's length are not read
-lengths       int32 [sequences]              tokens of each sequence
-pool_blocks   blocks of the cache: ids are 0 .. pool_blocks - 1
-
-Allocates and waits. Raises ValueError naming the first sequence or entry that is wrong.)")
-      .def_prop_ro("nodes", [](HeldArrays& arrays) { return arrays->nodes(); })
-      .def_prop_ro("rows", [](HeldArrays& arrays) { return arrays->rows(); })
-      .def_prop_ro("block_tokens", [](HeldArrays& arrays) { return arrays->block_tokens(); })
-      .def_prop_ro("version", [](HeldArrays& arrays) { return arrays->version(); })
-      .def(
-          "upload",
-          [](HeldArrays& arrays, const TreeSnapshot& snapshot, std::uintptr_t stream) {
-            launch(stream, [&](const Exec& exec) { arrays->upload(exec, snapshot); });
-          },
-          "snapshot"_a, "stream"_a = 0,
-          "Replaces the content; enqueued on the stream. Raises CapacityError if the snapshot does not fit.");
-}
-
 }  // namespace
 
 void bind_tree(nb::module_& m) {
   bind_pool(m);
   bind_branches(m);
   bind_kv_tree(m);
-  bind_snapshot(m);
-  bind_arrays(m);
 }
 
 }  // namespace espalier::python

@@ -135,6 +135,54 @@ def test_page_tables_give_the_tree_that_they_share():
     assert oracle.close(out, oracle.attend(slots, q, k.reshape(-1, 2, 32), v.reshape(-1, 2, 32))[0])
 
 
+def test_a_reader_follows_page_tables_that_change():
+    reader = espalier.BlockTableReader(sequences=3, pool_blocks=16)
+    with pytest.raises(espalier.StalePlanError):
+        reader.report()
+    arrays = espalier.TreeArrays(nodes=5, rows=3, blocks=16)
+    plan = espalier.Plan(
+        espalier.PlanConfig(espalier.HeadShape(4, 2, 32), capacity=espalier.PlanCapacity(nodes=8, rows=3))
+    )
+    k, v = np.random.default_rng(2).standard_normal((2, 16, 4, 2, 32)).astype(np.float32)
+    q, _, _ = problem(rows=3)
+    for tables, lengths, tokens in (
+        ([[7, 3, 9], [7, 3, 4], [1, 0, 0]], [10, 12, 3], 8 + 2 + 4 + 3),
+        ([[7, 3, 9], [7, 5, 4], [7, 5, 11]], [11, 8, 9], 4 + 7 + 4 + 1),
+    ):
+        tables, lengths = np.array(tables, np.int32), np.array(lengths, np.int32)
+        reader.update(tables, lengths, 4, arrays)
+        assert (reader.report().rows, reader.report().tokens) == (3, tokens)
+        plan.update(arrays)
+        out = np.empty_like(q)
+        espalier.attend(plan, q, k, v, out)
+        slots = [[4 * table[t // 4] + t % 4 for t in range(n)] for table, n in zip(tables, lengths)]
+        assert oracle.close(out, oracle.attend(slots, q, k.reshape(-1, 2, 32), v.reshape(-1, 2, 32))[0])
+    reader.update(np.array([[99]], np.int32), np.array([4], np.int32), 4, arrays)
+    with pytest.raises(ValueError, match="99"):
+        reader.report()
+
+
+def test_decode_steps_that_the_host_does_not_see():
+    """TreeArrays.grow, append, Plan.grow and attend: what a captured graph repeats."""
+    snapshot = espalier.make_snapshot([-1, 0, 0], [5, 2, 1], block_tokens=4)
+    arrays = espalier.TreeArrays(snapshot)
+    plan = planned(snapshot, (4, 2, 32))
+    plan.update(arrays)
+    k, v = np.random.default_rng(4).standard_normal((2, 4, 4, 2, 32)).astype(np.float32)
+    paths = [[0, 1, 2, 3, 4, 8, 9], [0, 1, 2, 3, 4, 12]]
+    slots = np.empty(2, np.int64)
+    for expected in ([10, 13], [11, 14], [-1, 15]):
+        arrays.grow(slots)
+        assert slots.tolist() == expected
+        paths = [path + [slot] * (slot >= 0) for path, slot in zip(paths, expected)]
+        q, k_new, v_new = problem(rows=2, tokens=2, seed=expected[1])
+        espalier.append(slots, k_new, v_new, k, v)
+        plan.grow(arrays)
+        out = np.empty_like(q)
+        espalier.attend(plan, q, k, v, out)
+        assert oracle.close(out, oracle.attend(paths, q, k.reshape(-1, 2, 32), v.reshape(-1, 2, 32))[0])
+
+
 def test_merge_of_two_halves_is_the_whole():
     q, k, v = problem(rows=1, tokens=20)
     whole, whole_lse = oracle.attend([range(20)], q, k, v)

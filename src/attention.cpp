@@ -1,27 +1,81 @@
 #include "espalier/attention.hpp"
 
+#include <string_view>
+
+#include "backends/backend.hpp"
 #include "backends/portable/attend.hpp"
 
-namespace espalier {
+namespace espalier::detail {
+namespace {
 
-std::vector<KernelInfo> available_kernels() {
-  std::vector<KernelInfo> kernels;
-#define ESPALIER_INSTANTIATE(Exec) kernels.push_back({"portable", Exec::name(), true, ""});
-#include "instantiate.inc"
-#undef ESPALIER_INSTANTIATE
-  return kernels;
+using backend::FusedKernel;
+using backend::PlanForm;
+
+/// Where a fused kernel enqueues what it launches.
+template <ExecutionSpace Exec>
+backend::Stream stream_of(const Exec& exec) {
+#ifdef KOKKOS_ENABLE_CUDA
+  if constexpr (std::is_same_v<Exec, Kokkos::Cuda>) return exec.cuda_stream();
+#endif
+#ifdef KOKKOS_ENABLE_HIP
+  if constexpr (std::is_same_v<Exec, Kokkos::HIP>) return exec.hip_stream();
+#endif
+  static_cast<void>(exec);
+  return nullptr;
 }
 
-namespace detail {
+void expects_success(const FusedKernel& kernel, const char* function, int status) {
+  expects(status == 0, ErrorCode::backend_failure, function, ": kernel ", kernel.name,
+          " could not be launched: ", status == 0 ? "" : kernel.status_text(status));
+}
 
 template <ExecutionSpace Exec>
-void attend(const Exec& exec, const AttendParams& params, Kernel kernel) {
-  expects(kernel != Kernel::fused, ErrorCode::unsupported, "attend: no fused kernel is compiled in for ", Exec::name());
+void attend_portable(const Exec& exec, const Plan<Exec>& plan, AttendParams& params) {
+  params.plan = plan.view();
   portable::attend(exec, params);
 }
 
 template <ExecutionSpace Exec>
+void attend_fused(const Exec& exec, const Plan<Exec>& plan, AttendParams& params) {
+  const FusedKernel& kernel = *plan.fused_kernel();
+  if (plan.rows() == 0) return;
+  params.plan = plan.view();
+  expects_success(kernel, "attend", kernel.attend_tiles(params, stream_of(exec)));
+}
+
+}  // namespace
+
+template <ExecutionSpace Exec>
+void attend(const Exec& exec, const Plan<Exec>& plan, AttendParams params, Kernel wanted) {
+  const FusedKernel* const kernel = plan.fused_kernel();
+  if (kernel == nullptr) {
+    const std::string& why_not = plan.kernel().why_not;
+    expects(wanted != Kernel::fused, ErrorCode::unsupported, "attend: the plan was made for the portable kernel: ",
+            why_not.empty() ? "its configuration asks for it" : why_not);
+    return attend_portable(exec, plan, params);
+  }
+  const bool runs_portable = kernel->form == PlanForm::tiles;
+  if (wanted == Kernel::portable) {
+    expects(runs_portable, ErrorCode::unsupported, "attend: the plan was made for kernel ", kernel->name,
+            ", the portable kernel cannot read it: make it with PlanConfig::kernel = Kernel::portable");
+    return attend_portable(exec, plan, params);
+  }
+  const std::string reason = kernel->why_not_params(params);
+  if (reason.empty()) return attend_fused(exec, plan, params);
+  const bool is_asked_for = wanted == Kernel::fused || plan.is_kernel_asked_for();
+  expects(runs_portable && !is_asked_for, ErrorCode::unsupported, "attend: the plan was made for kernel ", kernel->name,
+          ", which cannot take these arrays: ", reason,
+          "; a plan with PlanConfig::kernel = Kernel::portable takes any");
+  attend_portable(exec, plan, params);
+}
+
+template <ExecutionSpace Exec>
 void append(const Exec& exec, const AppendParams& params) {
+  for (const FusedKernel& kernel : backend::fused_kernels()) {
+    if (kernel.append == nullptr || std::string_view(kernel.backend) != Exec::name()) continue;
+    if (!kernel.why_not_here().empty()) continue;
+    return expects_success(kernel, "append", kernel.append(params, stream_of(exec)));
+  }
   portable::append(exec, params);
 }
 
@@ -30,12 +84,11 @@ void merge(const Exec& exec, const MergeParams& params) {
   portable::merge(exec, params);
 }
 
-#define ESPALIER_INSTANTIATE(Exec)                                      \
-  template void attend<Exec>(const Exec&, const AttendParams&, Kernel); \
-  template void append<Exec>(const Exec&, const AppendParams&);         \
+#define ESPALIER_INSTANTIATE(Exec)                                                         \
+  template void attend<Exec>(const Exec&, const Plan<Exec>&, AttendParams, Kernel wanted); \
+  template void append<Exec>(const Exec&, const AppendParams&);                            \
   template void merge<Exec>(const Exec&, const MergeParams&);
 #include "instantiate.inc"
 #undef ESPALIER_INSTANTIATE
 
-}  // namespace detail
-}  // namespace espalier
+}  // namespace espalier::detail

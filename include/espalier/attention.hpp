@@ -3,9 +3,7 @@
 #include <Kokkos_Core.hpp>
 #include <cmath>
 #include <cstdint>
-#include <string>
 #include <type_traits>
-#include <vector>
 
 #include "espalier/error.hpp"
 #include "espalier/plan.hpp"
@@ -13,28 +11,13 @@
 
 namespace espalier {
 
-/// Which kernel attends.
-enum class Kernel : std::uint8_t {
-  automatic,  ///< the fastest compiled kernel that supports the problem
-  portable,   ///< the Kokkos kernel
-  fused       ///< a CUDA or HIP kernel; Error{unsupported} says why none fits
-};
-
 struct AttendOptions {
   float scale = 0;     ///< score = scale * q.k; 0: 1 / sqrt(head_dim)
   float soft_cap = 0;  ///< score = soft_cap * tanh(score / soft_cap); 0: none
+  /// automatic: the plan's (PlanConfig::kernel), or the portable one where that is not what the plan was asked for and it
+  /// cannot take these arrays; portable: any plan of tiles; fused: the plan's, which must be fused.
   Kernel kernel = Kernel::automatic;
 };
-
-/// A kernel that was compiled in.
-struct KernelInfo {
-  std::string name;        ///< "portable", "cuda-sm90", ...
-  std::string backend;     ///< execution space it runs on: "OpenMP", "Cuda", ...
-  bool available = false;  ///< a device that runs it is present
-  std::string why_not;     ///< where it is not
-};
-
-[[nodiscard]] std::vector<KernelInfo> available_kernels();
 
 /// K and V of one layer, [blocks, block_tokens, kv_heads, head_dim] each, any strides but a unit last one.
 template <class View>
@@ -49,7 +32,7 @@ KvCache(View, View) -> KvCache<View>;
 namespace detail {
 
 template <ExecutionSpace Exec>
-void attend(const Exec& exec, const AttendParams& params, Kernel kernel);
+void attend(const Exec& exec, const Plan<Exec>& plan, AttendParams params, Kernel kernel);
 template <ExecutionSpace Exec>
 void append(const Exec& exec, const AppendParams& params);
 template <ExecutionSpace Exec>
@@ -160,7 +143,8 @@ void append(const Exec& exec, const Slots& slots, const NewView& k_new, const Ne
 /// @param out    like q, written; 0 where the path is empty
 /// @param lse    [rows, query_heads] float, written: natural log, -inf where the path is empty; a View without data: none
 /// @throws Error{invalid_argument} if shapes or types disagree with the plan, Error{stale_plan} before its first
-/// update, Error{unsupported} if no kernel (or not the chosen one) can do this
+/// update, Error{unsupported} if the plan's kernel is not the one that the options ask for, or cannot take these arrays
+/// (alignment, strides), Error{backend_failure} if the vendor's runtime refuses a launch
 /// Method: Milakov and Gimelshein 2018 (online softmax); Dao et al. 2022 (tiles); Yao et al. 2024 (trees).
 template <ExecutionSpace Exec, class QueryView, class CacheView, class OutView, class LseView>
   requires detail::ElementView<QueryView, Exec, 3> && detail::ElementView<CacheView, Exec, 4> &&
@@ -194,7 +178,6 @@ void attend(const Exec& exec, const Plan<Exec>& plan, const QueryView& q, const 
                   ", expected 0 or more");
 
   detail::AttendParams params{};
-  params.plan = plan.view();
   params.scalar = config.scalar;
   params.query_heads = heads.query_heads;
   params.kv_heads = heads.kv_heads;
@@ -211,7 +194,7 @@ void attend(const Exec& exec, const Plan<Exec>& plan, const QueryView& q, const 
   params.out_head_stride = std::int64_t(out.stride(1));
   params.lse = wants_lse ? lse.data() : nullptr;
   params.lse_row_stride = wants_lse ? std::int64_t(lse.stride(0)) : 0;
-  detail::attend(exec, params, options.kernel);
+  detail::attend(exec, plan, params, options.kernel);
 }
 
 /// Combines the partial results of each row into its final one:

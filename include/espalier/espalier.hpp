@@ -7,6 +7,7 @@
 #include "espalier/branch_controller.hpp"
 #include "espalier/device_order.hpp"
 #include "espalier/error.hpp"
+#include "espalier/kernels.hpp"
 #include "espalier/kv_tree.hpp"
 #include "espalier/plan.hpp"
 #include "espalier/tree_arrays.hpp"

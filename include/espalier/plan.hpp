@@ -9,6 +9,7 @@
 
 #include "espalier/cost_model.hpp"
 #include "espalier/fasttree.hpp"
+#include "espalier/kernels.hpp"
 #include "espalier/tree_arrays.hpp"
 #include "espalier/types.hpp"
 
@@ -57,10 +58,18 @@ struct PlanConfig {
   Scalar scalar = Scalar::f32;
   PlanCapacity capacity{};
   PlanStrategy strategy = PlanStrategy::automatic;
-  std::int32_t workers = 0;                  ///< 0: chosen for the execution space
+  std::int32_t workers = 0;                  ///< 0: chosen for the kernel
   std::optional<CostModel> cost_model = {};  ///< none: default_cost_model of the execution space
   CutParams cuts = {};
+  /// The kernel that the plan is made for, since each wants tiles of its own. `automatic`: the fastest that the
+  /// execution space, the heads, the scalar and the strategy allow.
+  Kernel kernel = Kernel::automatic;
+  std::string kernel_name = {};  ///< where `kernel` is automatic: none, or the one of available_kernels() it must be
 };
+
+namespace backend {
+struct FusedKernel;
+}
 
 /// What a plan will do. Bytes and operations are those of one attention over one layer.
 struct PlanReport {
@@ -86,7 +95,8 @@ struct PlanReport {
 template <ExecutionSpace Exec>
 class Plan {
  public:
-  /// @throws Error{invalid_argument} for a head shape, capacity or worker count that makes no sense
+  /// @throws Error{invalid_argument} for a head shape, capacity or worker count that makes no sense, or a kernel_name that
+  /// no kernel has; Error{unsupported} if the kernel that the configuration asks for cannot do this
   Plan(const Exec& exec, const PlanConfig& config);
   ~Plan();
   Plan(Plan&&) noexcept;
@@ -95,14 +105,19 @@ class Plan {
   /// The configuration, with the defaults filled in.
   [[nodiscard]] const PlanConfig& config() const;
 
+  /// The kernel that attend() will run, and where that is the portable one though a fused one would have been welcome,
+  /// why not (`why_not`).
+  [[nodiscard]] const KernelInfo& kernel() const;
+
   /// The capacity that planning this tree with `config.strategy` takes; computed on the host. The instance, the one that
   /// the plan will be made for, only chooses the workers when `config.workers` is 0.
-  /// @throws Error{invalid_argument} as the constructor, Error{capacity_exceeded} for a plan that no capacity can hold
+  /// @throws Error as the constructor, Error{capacity_exceeded} for a plan that no capacity can hold
   [[nodiscard]] static PlanCapacity required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config,
                                                       const Exec& exec = Exec{});
 
   /// Plans the tree; enqueued on the instance. The tree's arrays must stay alive and unchanged until the attentions
   /// that use this plan have run.
+  /// @throws Error{unsupported} if the plan's kernel does not take the tree's block_tokens
   /// @throws Error{capacity_exceeded} if the tree has more nodes or rows than the plan's capacity. Capacities that only
   /// the device can check (segments, tiles, partials) are reported by report(): such a plan has no tiles.
   void update(const Exec& exec, const TreeArrays<Exec>& tree);
@@ -122,6 +137,11 @@ class Plan {
   /// Plain pointers, for kernels.
   /// @throws Error{stale_plan} before the first update
   [[nodiscard]] detail::PlanView view() const;
+
+  /// The fused kernel that the plan was made for, null for the portable one; and whether it must be that kernel. For
+  /// attend().
+  [[nodiscard]] const backend::FusedKernel* fused_kernel() const;
+  [[nodiscard]] bool is_kernel_asked_for() const;
 
   /// Rows and block_tokens of the tree of the last update.
   [[nodiscard]] std::int32_t rows() const;

@@ -137,7 +137,7 @@ void bind_config(nb::module_& m) {
           "workers"_a = 0, "cost_model"_a = nb::none(), "cuts"_a = CutParams{},
           R"(dtype       type of q, k, v and out: 'f32', 'f16' or 'bf16'
 strategy    'sequence', 'sequence_split', 'node', 'node_chunk', 'flatten', 'fasttree' or 'automatic'
-workers     0: chosen for the execution space
+workers     0: chosen for the kernel
 cost_model  None: that of the device; a plan's own config has it)")
       .def_ro("heads", &PlanConfig::heads)
       .def_prop_ro("dtype", [](const PlanConfig& config) { return name_of(config.scalar); })

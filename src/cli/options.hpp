@@ -16,7 +16,7 @@ namespace espalier::cli {
 [[nodiscard]] std::vector<std::string> kernel_names();    ///< auto, portable, fused
 
 /// The strategy that a plan has unless it is told otherwise.
-inline constexpr PlanStrategy kDefaultStrategy = PlanConfig{}.strategy;
+inline constexpr PlanStrategy kDefaultStrategy = PlanStrategy::automatic;
 
 /// The value of a name that one of the lists above holds.
 [[nodiscard]] Scalar scalar_named(const std::string& name);

@@ -8,6 +8,7 @@
 
 #include "backends/portable/attend.hpp"
 #include "build.hpp"
+#include "choose_kernel.hpp"
 #include "espalier/error.hpp"
 
 namespace espalier {
@@ -33,12 +34,23 @@ std::optional<PlanStrategy> strategy_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+/// What the kernel that a plan is for wants of it.
+namespace plan {
+struct TileRule {
+  std::int32_t pairs;
+  std::int32_t workers;
+  std::int32_t workers_at_a_time;
+  bool joins_heads;
+};
+}  // namespace plan
+
 namespace {
 
 using plan::kRunsOnHost;
 using plan::kWorkersPerThread;
+using plan::TileRule;
 
-void check(const PlanConfig& config) {
+const PlanConfig& checked(const PlanConfig& config) {
   const HeadShape& heads = config.heads;
   expects(heads.kv_heads >= 1 && heads.kv_heads <= 32767, ErrorCode::invalid_argument, "plan: kv_heads is ",
           heads.kv_heads, ", expected 1 to 32767");
@@ -59,7 +71,8 @@ void check(const PlanConfig& config) {
     expects(value >= 0, ErrorCode::invalid_argument, "plan: ", name, " is ", value, ", expected 0 or more");
   plan::check_fasttree(cuts.fasttree, "plan");
   expects(config.workers >= 0, ErrorCode::invalid_argument, "plan: workers is ", config.workers,
-          ", expected 0 (chosen for the execution space) or more");
+          ", expected 0 (chosen for the kernel) or more");
+  return config;
 }
 
 /// Fills in what the caller left to us.
@@ -102,16 +115,15 @@ std::int64_t makespan(const std::vector<std::int64_t>& jobs, std::int32_t at_a_t
 
 /// Fills in what does not depend on capacities.
 template <class Exec>
-PlanConfig for_device(PlanConfig config, const Exec& exec) {
-  check(config);
-  if (config.workers == 0) config.workers = workers_for(exec);
+PlanConfig for_device(PlanConfig config, const Exec& exec, const TileRule& rule) {
+  config.workers = rule.workers;
   if (!config.cost_model) config.cost_model = default_cost_model(exec, config.workers);
   return config;
 }
 
 template <class Exec>
-PlanConfig with_defaults(const PlanConfig& given, const Exec& exec) {
-  PlanConfig config = for_device(given, exec);
+PlanConfig with_defaults(const PlanConfig& given, const Exec& exec, const TileRule& rule) {
+  PlanConfig config = for_device(given, exec, rule);
   const std::int64_t nodes = config.capacity.nodes;
   const std::int64_t rows = config.capacity.rows;
   const std::int64_t kv_heads = config.heads.kv_heads;
@@ -122,16 +134,27 @@ PlanConfig with_defaults(const PlanConfig& given, const Exec& exec) {
   return config;
 }
 
+/// @param config  checked; workers may be 0
 template <class Exec>
-plan::CutContext context_of(const detail::TreeView& tree, const PlanConfig& config) {
+TileRule tile_rule_of(const Exec& exec, const PlanConfig& config, const KernelChoice& kernel) {
+  if (kernel.fused != nullptr) {
+    const backend::TileSize size = kernel.fused->tile_size(shape_of(config, 0));
+    const std::int32_t workers = config.workers > 0 ? config.workers : size.workers;
+    return {size.pairs, workers, workers, false};
+  }
+  const std::int32_t workers = config.workers > 0 ? config.workers : workers_for(exec);
+  return {portable::kTileLanes<Exec>, workers, workers_at_a_time<Exec>(workers), portable::kJoinsHeads<Exec>};
+}
+
+plan::CutContext context_of(const detail::TreeView& tree, const PlanConfig& config, const TileRule& rule) {
   const HeadShape& heads = config.heads;
   plan::CutContext context{};
   context.tree = tree;
-  context.tile_rows = std::max(1, portable::kTileLanes<Exec> / heads.group());
+  context.tile_rows = std::max(1, rule.pairs / heads.group());
   context.group = heads.group();
   context.kv_heads = heads.kv_heads;
-  context.workers_at_a_time = workers_at_a_time<Exec>(config.workers);
-  context.joins_heads = portable::kJoinsHeads<Exec>;
+  context.workers_at_a_time = rule.workers_at_a_time;
+  context.joins_heads = rule.joins_heads;
   return context;
 }
 
@@ -154,6 +177,9 @@ struct Plan<Exec>::Impl {
   template <class T>
   using Array = Kokkos::View<T*, Memory>;
 
+  KernelChoice choice;
+  KernelInfo kernel;
+  TileRule rule;
   PlanConfig config;
   bool updated = false;
   detail::TreeView tree{};
@@ -167,7 +193,11 @@ struct Plan<Exec>::Impl {
   Array<float> partial_out, partial_lse;
   Array<char> scratch;
 
-  Impl(const Exec& exec, const PlanConfig& given) : config(with_defaults(given, exec)) {
+  Impl(const Exec& exec, const PlanConfig& given)
+      : choice(choose_kernel(checked(given), Exec::name())),
+        kernel{choice.fused != nullptr ? choice.fused->name : "portable", Exec::name(), true, choice.why_not},
+        rule(tile_rule_of(exec, given, choice)),
+        config(with_defaults(given, exec, rule)) {
     const PlanCapacity& capacity = config.capacity;
     const auto allocate = [&](auto& view, const char* label, std::size_t count) {
       view = std::decay_t<decltype(view)>(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)),
@@ -266,9 +296,14 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
           " nodes, the plan's capacity is ", capacity.nodes);
   expects(tree.rows() <= capacity.rows, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.rows(),
           " rows, the plan's capacity is ", capacity.rows);
+  if (const backend::FusedKernel* const kernel = impl_->choice.fused) {
+    const std::string reason = kernel->why_not_shape(shape_of(impl_->config, tree.block_tokens()));
+    expects(reason.empty(), ErrorCode::unsupported, "plan: kernel ", kernel->name, " cannot take the tree: ", reason,
+            "; a plan with PlanConfig::kernel = Kernel::portable takes any");
+  }
   impl_->tree = tree.view();
   impl_->updated = true;
-  plan::with_recipe(impl_->config, context_of<Exec>(impl_->tree, impl_->config), impl_->scratch.data(),
+  plan::with_recipe(impl_->config, context_of(impl_->tree, impl_->config, impl_->rule), impl_->scratch.data(),
                     [&](const auto& recipe) { impl_->build(exec, recipe); });
 }
 
@@ -290,7 +325,8 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
 
 template <ExecutionSpace Exec>
 PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given, const Exec& exec) {
-  const PlanConfig config = for_device(given, exec);
+  const TileRule rule = tile_rule_of(exec, given, choose_kernel(checked(given), Exec::name()));
+  const PlanConfig config = for_device(given, exec, rule);
   detail::TreeView tree{};
   tree.nodes = snapshot.nodes();
   tree.rows = snapshot.rows();
@@ -304,7 +340,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   tree.row_visible = snapshot.row_visible.data();
   plan::Counts sum;
   std::vector<char> scratch(plan::room_of(config.strategy, tree.nodes, tree.rows).scratch_bytes);
-  plan::with_recipe(config, context_of<Exec>(tree, config), scratch.data(), [&](const auto& recipe) {
+  plan::with_recipe(config, context_of(tree, config, rule), scratch.data(), [&](const auto& recipe) {
     const auto cut = recipe.prepare(plan::OnHost{});
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
@@ -377,7 +413,7 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
     for (std::int32_t t = worker_begin[worker]; t < worker_begin[worker + 1]; ++t)
       worker_ps[worker] += picoseconds_of(tiles[t / kv_heads]);
   const std::int64_t all = std::accumulate(worker_ps.begin(), worker_ps.end(), std::int64_t(0));
-  const std::int32_t at_a_time = workers_at_a_time<Exec>(config.workers);
+  const std::int32_t at_a_time = impl_->rule.workers_at_a_time;
   const auto end = double(makespan(worker_ps, at_a_time));
   report.imbalance = all > 0 ? end * at_a_time / double(all) - 1 : 0;
   report.predicted_us = 1e-6 * end;
@@ -402,6 +438,21 @@ detail::PlanView Plan<Exec>::view() const {
   view.partial_out = impl_->partial_out.data();
   view.partial_lse = impl_->partial_lse.data();
   return view;
+}
+
+template <ExecutionSpace Exec>
+const KernelInfo& Plan<Exec>::kernel() const {
+  return impl_->kernel;
+}
+
+template <ExecutionSpace Exec>
+const backend::FusedKernel* Plan<Exec>::fused_kernel() const {
+  return impl_->choice.fused;
+}
+
+template <ExecutionSpace Exec>
+bool Plan<Exec>::is_kernel_asked_for() const {
+  return impl_->choice.is_asked_for;
 }
 
 template <ExecutionSpace Exec>

@@ -138,8 +138,11 @@ TEST_CASE("attend refuses a fused kernel where none is compiled in", "[attend][e
   const std::vector<KernelInfo> kernels = available_kernels();
   if (kernels.size() > 1) SKIP("this build has other kernels than the portable one");
   AttendCase c;
-  CHECK(c.refused(ErrorCode::unsupported, std::string("attend: no fused kernel is compiled in for ") + Exec::name(),
-                  c.plan, c.q, KvCache{c.k, c.v}, c.out, c.lse, AttendOptions{.kernel = Kernel::fused}) == "");
+  CHECK(
+      c.refused(ErrorCode::unsupported,
+                std::string("attend: the plan was made for the portable kernel: no fused kernel is compiled in for ") +
+                    Exec::name(),
+                c.plan, c.q, KvCache{c.k, c.v}, c.out, c.lse, AttendOptions{.kernel = Kernel::fused}) == "");
 }
 
 TEST_CASE("an error of attend names the place in the library", "[attend][error]") {

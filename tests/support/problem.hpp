@@ -103,6 +103,8 @@ struct Setup {
   bool wants_lse = true;
   AttendOptions options = {};
   CutParams cuts = {};
+  Kernel kernel = Kernel::automatic;  ///< that the plan is made for
+  std::string kernel_name = {};
 };
 
 struct Result {
@@ -235,6 +237,8 @@ class Problem {
     config.strategy = setup_.strategy;
     config.workers = setup_.workers;
     config.cuts = setup_.cuts;
+    config.kernel = setup_.kernel;
+    config.kernel_name = setup_.kernel_name;
     config.capacity = Plan<Exec>::required_capacity(snapshot_, config);
     return config;
   }

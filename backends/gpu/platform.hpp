@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 #endif
 
+#include <cstddef>
 #include <cstdint>
 
 #include "espalier/detail/scalar.hpp"
@@ -23,16 +24,43 @@ using Status = cudaError_t;
 inline Status last_status() { return cudaGetLastError(); }
 #endif
 
-/// Enqueues `blocks` thread blocks of a kernel.
+/// Enqueues `blocks` thread blocks of a kernel. What goes wrong is in last_status().
+/// @param shared_bytes  of dynamic shared memory for each block
 template <class Params>
-void launch(void (*kernel)(Params), std::int64_t blocks, int threads, Stream stream, const Params& params) {
+void launch(void (*kernel)(Params), std::int64_t blocks, int threads, Stream stream, const Params& params,
+            int shared_bytes = 0) {
 #if defined(__HIPCC__)
-  hipLaunchKernelGGL(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), 0, stream,
-                     params);
+  hipLaunchKernelGGL(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                     static_cast<unsigned>(shared_bytes), stream, params);
 #else
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(params);
+  if (shared_bytes > 0) {  // attributes belong to the device, so they are set where they are needed
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess) return;
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, params);
 #endif
 }
+
+#if !defined(__HIPCC__)
+/// Thread blocks of a kernel that the current device runs at a time; 0 where CUDA cannot say.
+template <class Params>
+int blocks_at_a_time(void (*kernel)(Params), int threads, int shared_bytes) {
+  int device = 0, processors = 0, of_each = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess ||
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_each, kernel, threads,
+                                                    static_cast<std::size_t>(shared_bytes)) != cudaSuccess) {
+    return 0;
+  }
+  return processors * of_each;
+}
+#endif
 
 // Lanes that run in step. 64 on the CDNA architectures of this library.
 #if defined(__HIPCC__)

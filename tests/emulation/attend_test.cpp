@@ -11,6 +11,7 @@
 
 #include "support/problem.hpp"
 #include "tests/emulation/emulated_kernels.hpp"
+#include "tests/emulation/params_of.hpp"
 
 namespace espalier::test {
 namespace {
@@ -20,30 +21,6 @@ using Exec = Kokkos::DefaultHostExecutionSpace;
 const std::vector<Architecture> kArchitectures{Architecture::gfx90a, Architecture::gfx942};
 
 const std::vector<int> kBlockTokens{16, 1, 17, 64, 5};
-
-template <class Element>
-espalier::detail::AttendParams params_of(const Problem<Exec, Element>& problem, const HeadShape& heads,
-                                         const Setup& setup) {
-  espalier::detail::AttendParams params{};
-  params.plan = problem.plan().view();
-  params.scalar = kScalarOf<Element>;
-  params.query_heads = heads.query_heads;
-  params.kv_heads = heads.kv_heads;
-  params.head_dim = heads.head_dim;
-  params.block_tokens = setup.block_tokens;
-  params.scale = setup.options.scale != 0 ? setup.options.scale : 1 / std::sqrt(float(heads.head_dim));
-  params.soft_cap = setup.options.soft_cap;
-  params.q = problem.q().data();
-  params.q_row_stride = std::int64_t(problem.q().stride(0));
-  params.q_head_stride = std::int64_t(problem.q().stride(1));
-  espalier::detail::set_cache(params, problem.cache());
-  params.out = problem.out().data();
-  params.out_row_stride = std::int64_t(problem.out().stride(0));
-  params.out_head_stride = std::int64_t(problem.out().stride(1));
-  if (setup.wants_lse) params.lse = problem.lse().data();
-  params.lse_row_stride = std::int64_t(problem.lse().stride(0));
-  return params;
-}
 
 /// Of the weights that matrix units take. The SIMT kernels keep them in float.
 template <class Element>

@@ -1,10 +1,10 @@
 #pragma once
-// Runs HIP kernels lane by lane on a CPU, to compare what they compute with the oracle.
+// Runs HIP and CUDA kernels lane by lane on a CPU, to compare what they compute with the oracle.
 //
 // Every GPU thread is a fibre and thread blocks run one after another. Barriers, lane exchanges and matrix instructions
 // are meetings: a lane waits there until all lanes of its block or wave have come, and the last one does the work.
 // Lanes that meet at different operations, or wait for a lane that has gone another way, end the program with an error.
-// Timing, hazards and races are not modelled. Waves have 64 lanes; grids and blocks are one-dimensional.
+// Timing, hazards and races are not modelled. HIP's waves have 64 lanes, CUDA's 32; grids and blocks are one-dimensional.
 
 #include <setjmp.h>
 #include <ucontext.h>
@@ -19,7 +19,11 @@
 
 namespace espalier::emulator {
 
+#if defined(__HIPCC__)
 inline constexpr int kLanes = 64;
+#else
+inline constexpr int kLanes = 32;
+#endif
 
 /// gfx90a's matrix units take subnormal 16-bit numbers as zero.
 inline bool flushes_subnormals = false;
@@ -37,7 +41,7 @@ struct Meeting {
   const char* operation = nullptr;
 };
 
-using Slot = std::array<unsigned char, 16>;
+using Slot = std::array<unsigned char, 24>;
 
 struct Wave {
   Meeting meeting;

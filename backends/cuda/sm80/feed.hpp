@@ -1,0 +1,226 @@
+#pragma once
+// The way of Q, K and V into shared memory: a ring of slots that a team of warps fills ahead of what it computes, across
+// the ends of tiles. A team is one warp, or all warps of the block.
+//
+// A slot takes 16 rows from each warp:
+//   queries            each warp 16 of its pairs; kPairBlocks such slots begin a piece
+//   one warp alone     K of 16 tokens, and in the next slot V of the same tokens
+//   all warps          K of 32 tokens from warps 0 and 1, V of the same tokens from warps 2 and 3
+// Rows of a slot that are none are zeros, so that 0 * V of a tail is 0 whatever lies in the cache.
+//
+// A row is cut in chunks of 16 bytes, one for each lane that copies; chunk c of row r lies at place c ^ swizzle(r), so that
+// the eight rows of a matrix load are in eight different banks.
+
+#include "backends/cuda/sm80/config.hpp"
+#include "backends/cuda/warp.hpp"
+#include "backends/gpu/wave_walk.hpp"
+
+namespace espalier::gpu::sm80 {
+
+/// What a team does, piece after piece: tokens of a tile for some of its pairs.
+class Pieces {
+ public:
+  /// Tiles order[first], order[first + step] and so on, each cut by pairs.
+  __device__ __forceinline__ Pieces(const detail::Tile* tiles, const unsigned char* order, int first, int end, int step,
+                                    int pairs_at_once, int group)
+      : tiles_(tiles), order_(order), next_(first), end_(end), step_(step), pairs_(pairs_at_once), group_(group) {}
+
+  /// A quarter of the tokens of one tile; there may be none.
+  static __device__ __forceinline__ Pieces quarter(const detail::Tile* tiles, const unsigned char* order, int number,
+                                                   int warp, int group) {
+    Pieces pieces(tiles, order, number, number + 1, 1, kRows, group);
+    const int tokens = pieces.tile().tokens;
+    pieces.share_ = (tokens + kWarps * kRows - 1) / (kWarps * kRows) * kRows;
+    pieces.token_begin_ = warp * pieces.share_;
+    if (pieces.token_begin_ >= tokens) pieces.end_ = number;
+    return pieces;
+  }
+
+  [[nodiscard]] __device__ __forceinline__ bool done() const { return next_ >= end_; }
+  [[nodiscard]] __device__ __forceinline__ const detail::Tile& tile() const { return tiles_[order_[next_]]; }
+  [[nodiscard]] __device__ __forceinline__ int first_pair() const { return first_pair_; }
+  [[nodiscard]] __device__ __forceinline__ int token_begin() const { return token_begin_; }
+  [[nodiscard]] __device__ __forceinline__ int token_end() const {
+    return tile().tokens - token_begin_ < share_ ? tile().tokens : token_begin_ + share_;
+  }
+
+  __device__ __forceinline__ void advance() {
+    first_pair_ += pairs_;
+    if (first_pair_ < (tile().row_end - tile().row_begin) * group_) return;
+    first_pair_ = 0;
+    next_ += step_;
+  }
+
+ private:
+  const detail::Tile* tiles_;
+  const unsigned char* order_;
+  int next_, end_, step_;
+  int pairs_;
+  int group_;
+  int first_pair_ = 0;
+  int token_begin_ = 0;
+  int share_ = INT32_MAX;
+};
+
+/// The place of a 16-byte chunk in a row is its number XOR this.
+template <int kHeadDim>
+__device__ __forceinline__ constexpr int swizzle(int row) {
+  return kHeadDim % 64 == 0 ? row & 7 : (row >> 1) & 3;
+}
+
+template <class T, int kHeadDim, int kPairBlocks, bool kShared>
+class Feed {
+  using C = Config<kHeadDim>;
+
+ public:
+  /// Begins to fill the ring, which no warp of the team may still read.
+  __device__ __forceinline__ Feed(const detail::AttendParams& p, SharedMemory<kHeadDim>& memory, const Pieces& pieces,
+                                  int group)
+      : p_(p), memory_(memory), ring_(shared_address(memory.ring)), pieces_(pieces), group_(group) {
+    begin_piece();
+#pragma unroll 1
+    for (int slot = 0; slot < C::kSlots - 1; ++slot) fill(slot);
+  }
+
+  /// Waits for the next slot, and lets go of the one before it.
+  __device__ __forceinline__ int take() {
+    wait_for_copies<C::kSlots - 2>();
+    if constexpr (kShared) {
+      __syncthreads();
+    } else {
+      synchronise_warp();
+    }
+    const int slot = next_slot_;
+    fill(slot == 0 ? C::kSlots - 1 : slot - 1);
+    next_slot_ = slot + 1 == C::kSlots ? 0 : slot + 1;
+    return slot;
+  }
+
+  /// The address of 16 rows of a slot.
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t rows_at(int slot, int part) const {
+    return ring_ + static_cast<std::uint32_t>(slot * C::kSlotBytes + part * C::kPartBytes);
+  }
+
+ private:
+  /// 16 rows to copy, `count` of which are there. Lane `place + r` knows where row r begins.
+  struct Rows {
+    const T* base;
+    std::int64_t offset;
+    int place;
+    int count;
+  };
+
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWaveLanes); }
+  static __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x / kWaveLanes); }
+  static __device__ __forceinline__ int at_most_rows(int count) { return count < kRows ? count : kRows; }
+
+  __device__ __forceinline__ void begin_piece() {
+    query_block_ = 0;
+    place_ = 0;
+    if (pieces_.done()) return;
+    first_ = pieces_.token_begin();
+    end_ = pieces_.token_end();
+  }
+
+  __device__ __forceinline__ void fill(int slot) {
+    if (!pieces_.done()) {
+      Rows rows;
+      if (query_block_ < kPairBlocks) {
+        rows = queries();
+        ++query_block_;
+      } else if constexpr (kShared) {
+        rows = tokens_of_team(slot);
+      } else {
+        rows = tokens_of_warp(slot);
+      }
+      copy_rows(rows_at(slot, warp()), rows);
+      if (first_ >= end_) {
+        pieces_.advance();
+        begin_piece();
+      }
+    }
+    end_copy_group();
+  }
+
+  [[nodiscard]] __device__ __forceinline__ Rows queries() const {
+    const detail::Tile& tile = pieces_.tile();
+    const int first = pieces_.first_pair() + ((kShared ? warp() * kPairBlocks : 0) + query_block_) * kRows;
+    const int pairs = (tile.row_end - tile.row_begin) * group_, pair = first + lane();
+    Rows rows = {static_cast<const T*>(p_.q), 0, 0, at_most_rows(pairs - first)};
+    if (lane() < rows.count) {
+      const int row = pair / group_;
+      rows.offset = p_.plan.row_index[tile.row_begin + row] * p_.q_row_stride +
+                    (tile.kv_head * group_ + pair - row * group_) * p_.q_head_stride;
+    }
+    return rows;
+  }
+
+  [[nodiscard]] __device__ __forceinline__ Rows tokens_of_warp(int slot) {
+    const int count = at_most_rows(end_ - first_);
+    if (!values_next_) {
+      if (place_ == 0) tokens_ = lane_token(p_, pieces_.tile(), first_, end_);
+      note_rows(slot, kRows);
+      values_next_ = true;
+      return {static_cast<const T*>(p_.k), tokens_.k, place_, count};
+    }
+    const Rows rows = {static_cast<const T*>(p_.v), tokens_.v, place_, count};
+    values_next_ = false;
+    first_ += kRows;
+    place_ = (place_ + kRows) % kWaveLanes;
+    return rows;
+  }
+
+  [[nodiscard]] __device__ __forceinline__ Rows tokens_of_team(int slot) {
+    const bool values = warp() >= kWarps / 2;
+    const int first = first_ + warp() % 2 * kRows, count = at_most_rows(end_ - first);
+    if (count > 0) {
+      tokens_ = lane_token(p_, pieces_.tile(), first, first + count);
+    } else {
+      tokens_.row_end = tokens_.row_begin;
+    }
+    if (!values) note_rows(slot, kSharedTokens);
+    first_ += kSharedTokens;
+    return {static_cast<const T*>(values ? p_.v : p_.k), values ? tokens_.v : tokens_.k, 0, count};
+  }
+
+  /// Leaves who sees the tokens of a slot, unless it is everybody.
+  __device__ __forceinline__ void note_rows(int slot, int tokens) {
+    if (!pieces_.tile().masked && first_ + tokens <= end_) return;
+    const int token = lane() - place_;
+    if (token >= 0 && token < kRows) memory_.seen_by[slot][warp()][token] = {tokens_.row_begin, tokens_.row_end};
+  }
+
+  __device__ __forceinline__ void copy_rows(std::uint32_t destination, const Rows& rows) const {
+    constexpr int kChunks = kHeadDim / 8;
+    constexpr int kTogether = kHeadDim == 64 ? 4 : kHeadDim <= 128 ? 2 : 1;  // rows
+    const int row_of_lane = lane() / kChunks, chunk = lane() % kChunks;
+    const T* source = rows.base + 8 * chunk;
+    const std::uint32_t lane_destination =
+        destination +
+        static_cast<std::uint32_t>(row_of_lane * C::kRowBytes + (chunk ^ swizzle<kHeadDim>(row_of_lane)) * 16);
+#pragma unroll
+    for (int i = 0; i < kRows; i += kTogether) {
+      const int row = i + row_of_lane;
+      const std::int64_t offset = value_of_lane(rows.offset, rows.place + row);
+      // swizzle(i + row_of_lane) = swizzle(i) ^ swizzle(row_of_lane): they have no bit in common
+      const std::uint32_t to = (lane_destination ^ static_cast<std::uint32_t>(swizzle<kHeadDim>(i) * 16)) +
+                               static_cast<std::uint32_t>(i * C::kRowBytes);
+      if (row_of_lane < kTogether) copy_16_bytes(to, source + offset, row < rows.count);
+    }
+  }
+
+  const detail::AttendParams& p_;
+  SharedMemory<kHeadDim>& memory_;
+  const std::uint32_t ring_;
+  Pieces pieces_;
+  const int group_;
+  int next_slot_ = 0;
+  int query_block_;  ///< to be copied next; kPairBlocks: tokens are
+  int first_ = 0;    ///< of the tokens to be copied next
+  int end_ = 0;
+  int place_;                 ///< lane that knows the first of them
+  bool values_next_ = false;  ///< their K is on its way
+  LaneToken tokens_ = {};
+};
+
+}  // namespace espalier::gpu::sm80

@@ -1,0 +1,3 @@
+#include "backends/cuda/sm80/attend_kernel.hpp"
+
+const espalier::gpu::sm80::Instance espalier::gpu::sm80::kF16_96 = make_instance<espalier::float16, 96>();

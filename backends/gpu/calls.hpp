@@ -1,0 +1,49 @@
+#pragma once
+// What the host side of every GPU backend asks about a call. No device code.
+
+#include <cstdint>
+#include <string>
+
+#include "backends/gpu/platform.hpp"
+#include "espalier/detail/params.hpp"
+
+namespace espalier::gpu {
+
+/// Returns body<T>() with the element type.
+template <class Body>
+Status with_element(detail::ScalarType scalar, const Body& body) {
+  switch (scalar) {
+    case detail::ScalarType::f16: return body.template operator()<float16>();
+    case detail::ScalarType::bf16: return body.template operator()<bfloat16>();
+    default: return body.template operator()<float>();
+  }
+}
+
+/// Why 16-bit elements cannot be moved 16 bytes at a time, nothing if they can: addresses and strides.
+inline std::string why_not_aligned(const detail::AttendParams& p) {
+  struct Array {
+    const char* name;
+    const void* data;
+  };
+  for (const auto& [name, data] : {Array{"q", p.q}, {"k", p.k}, {"v", p.v}, {"out", p.out}}) {
+    const std::uintptr_t odd = reinterpret_cast<std::uintptr_t>(data) % 16;
+    if (odd != 0) return std::string(name) + " begins " + std::to_string(odd) + " bytes behind a multiple of 16";
+  }
+  struct Stride {
+    const char* name;
+    std::int64_t elements;
+  };
+  for (const auto& [name, elements] :
+       {Stride{"row stride of q", p.q_row_stride}, {"head stride of q", p.q_head_stride},
+        {"block stride of k", p.k_block_stride}, {"token stride of k", p.k_token_stride},
+        {"head stride of k", p.k_head_stride}, {"block stride of v", p.v_block_stride},
+        {"token stride of v", p.v_token_stride}, {"head stride of v", p.v_head_stride},
+        {"row stride of out", p.out_row_stride}, {"head stride of out", p.out_head_stride}}) {
+    if (elements % 8 != 0) {
+      return std::string("the ") + name + " is " + std::to_string(elements) + ", expected a multiple of 8";
+    }
+  }
+  return {};
+}
+
+}  // namespace espalier::gpu

@@ -1,0 +1,145 @@
+#pragma once
+// Stands in for backends/cuda/warp.hpp, which says what each function does. Asynchronous copies arrive as late as they may,
+// and rows of a matrix load that share banks of shared memory end the program.
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "backends/gpu/platform.hpp"
+
+namespace espalier::gpu {
+
+inline unsigned char* dynamic_shared_memory() { return emulator::shared_memory; }
+
+inline std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - emulator::shared_memory);
+}
+
+inline void synchronise_warp() {
+  emulator::meet(emulator::wave().meeting, "warp barrier", [] {});
+}
+
+inline unsigned lanes_where(bool condition) {
+  return emulator::meet_wave<unsigned>("ballot", condition, [](emulator::Wave& all) {
+    unsigned bits = 0;
+    for (unsigned i = 0; i < emulator::kLanes; ++i) bits |= unsigned{all.in[i][0]} << i;
+    for (emulator::Slot& out : all.out) std::memcpy(&out, &bits, sizeof bits);
+  });
+}
+
+inline bool in_any_lane(bool condition) { return lanes_where(condition) != 0; }
+
+inline int bits_set(unsigned bits) { return __builtin_popcount(bits); }
+
+// ------------------------------------------------------------------------------------------------- asynchronous copies
+
+inline void copy_16_bytes(std::uint32_t destination, const void* source, bool wanted) {
+  if (destination % 16 != 0 || reinterpret_cast<std::uintptr_t>(source) % 16 != 0) emulator::stop("unaligned copy");
+  emulator::async_copies[emulator::block.thread].back().push_back({destination, wanted ? source : nullptr});
+}
+
+inline void end_copy_group() { emulator::async_copies[emulator::block.thread].emplace_back(); }
+
+template <int kPending>
+void wait_for_copies() {
+  auto& groups = emulator::async_copies[emulator::block.thread];
+  while (groups.size() - 1 > kPending) {
+    for (const emulator::AsyncCopy& copy : groups.front()) {
+      unsigned char* destination = emulator::shared_memory + copy.destination;
+      if (copy.source) {
+        std::memcpy(destination, copy.source, 16);
+      } else {
+        std::memset(destination, 0, 16);
+      }
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ matrices
+
+template <bool kTransposed>
+void emulated_load(std::uint32_t (&m)[4], std::uint32_t address) {
+  struct Words {
+    std::uint32_t word[4];
+  };
+  const Words words = emulator::meet_wave<Words>("matrix load", address, [](emulator::Wave& all) {
+    std::uint32_t row[32];
+    for (unsigned i = 0; i < 32; ++i) std::memcpy(&row[i], &all.in[i], 4);
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+      unsigned banks = 0;
+      for (unsigned i = 0; i < 8; ++i) {
+        if (row[8 * matrix + i] % 16 != 0) emulator::stop("unaligned matrix load");
+        banks |= 1u << (row[8 * matrix + i] / 16 % 8);
+      }
+      if (banks != 0xff) emulator::stop("rows of a matrix load share banks");
+    }
+    for (unsigned i = 0; i < 32; ++i) {
+      Words out;
+      for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        std::uint16_t pair[2];
+        for (unsigned j = 0; j < 2; ++j) {
+          const unsigned of_row = kTransposed ? i % 4 * 2 + j : i / 4, column = kTransposed ? i / 4 : i % 4 * 2 + j;
+          std::memcpy(&pair[j], emulator::shared_memory + row[8 * matrix + of_row] + 2 * column, 2);
+        }
+        std::memcpy(&out.word[matrix], pair, 4);
+      }
+      std::memcpy(&all.out[i], &out, sizeof out);
+    }
+  });
+  std::memcpy(m, &words, sizeof words);
+}
+
+inline void load_matrices(std::uint32_t (&m)[4], std::uint32_t address) { emulated_load<false>(m, address); }
+inline void load_matrices_transposed(std::uint32_t (&m)[4], std::uint32_t address) { emulated_load<true>(m, address); }
+
+template <class T>
+float emulated_half(std::uint32_t word, int half) {
+  return to_float(T{static_cast<std::uint16_t>(word >> (16 * half))});
+}
+
+template <class T>
+void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  struct Factors {
+    std::uint32_t a[4], b[2];
+  };
+  struct Sums {
+    float sum[4];
+  };
+  const Factors own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  const Sums product = emulator::meet_wave<Sums>("matrix product", own, [](emulator::Wave& all) {
+    float left[16][16], right[8][16];
+    for (int i = 0; i < 32; ++i) {
+      Factors factors;
+      std::memcpy(&factors, &all.in[static_cast<std::size_t>(i)], sizeof factors);
+      for (int half = 0; half < 2; ++half) {
+        const int column = i % 4 * 2 + half;
+        for (int part = 0; part < 4; ++part) {
+          left[i / 4 + part % 2 * 8][column + part / 2 * 8] = emulated_half<T>(factors.a[part], half);
+        }
+        for (int part = 0; part < 2; ++part) right[i / 4][column + part * 8] = emulated_half<T>(factors.b[part], half);
+      }
+    }
+    for (int i = 0; i < 32; ++i) {
+      Sums sums = {};
+      for (int j = 0; j < 4; ++j) {
+        for (int k = 0; k < 16; ++k) sums.sum[j] += left[i / 4 + j / 2 * 8][k] * right[i % 4 * 2 + j % 2][k];
+      }
+      std::memcpy(&all.out[static_cast<std::size_t>(i)], &sums, sizeof sums);
+    }
+  });
+  for (int j = 0; j < 4; ++j) c[j] += product.sum[j];
+}
+
+// ---------------------------------------------------------------------------------------------------------- arithmetic
+
+inline float fast_exp2(float x) { return emulator::exp2_without_subnormals(x); }
+inline float fast_divide(float a, float b) { return a / b; }
+
+template <class T>
+std::uint32_t pack(float low, float high) {
+  return std::uint32_t{from_float<T>(low).bits} | std::uint32_t{from_float<T>(high).bits} << 16;
+}
+
+}  // namespace espalier::gpu

@@ -1,0 +1,184 @@
+// The device planner of the fused kernels beside the host reference: predicted times of both plans by one formula, on the
+// workloads of issue and paper; and how long planning takes. On a GPU, update and grow are timed inside a captured graph,
+// and the device's plan is compared with the host's, bit by bit.
+//
+//   espalier_stream_plans [WORKLOAD/QUERY_HEADS/KV_HEADS ...]
+
+#include <Kokkos_Core.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "espalier/tree_arrays.hpp"
+#include "perf/gpu/fused_planner.hpp"
+#include "plan/streams/stream_plan.hpp"
+#include "support/fused_plan.hpp"
+
+namespace espalier::perf {
+namespace {
+
+using test::fused_plan_arrays;
+using test::FusedPlanArrays;
+
+struct Problem {
+  std::string workload;
+  int query_heads, kv_heads;
+};
+
+const Problem kProblems[] = {
+    {"layers:1,1024/2048,32", 16, 1},
+    {"layers:1,16,64/1024,256,32", 16, 1},
+    {"layers:1,10/4096,416", 32, 8},
+    {"layers:1,1024/2048,32", 32, 8},
+    {"layers:1,16,64/1024,256,32", 32, 8},
+    {"layers:1,20/4000,200", 32, 8},
+    {"layers:1,256/2048,64", 32, 8},
+    {"layers:1,256/256,32", 32, 8},
+    {"layers:1,256/6000,16", 32, 8},
+    {"layers:1,4,16,512/1024,256,128,32", 32, 8},
+    {"layers:1,4,16,64,256,1024/256,32,256,64,32,256", 32, 8},
+    {"layers:1,64/20000,16", 32, 8},
+    {"layers:1,8,16,32,64,256,1024/256,128,64,32,32,32,32", 32, 8},
+    {"layers:1,8,512/32,2048,256", 32, 8},
+    {"layers:2,8,16,256/256,256,32,32", 32, 8},
+    {"layers:256/1024", 32, 8},
+    {"layers:8,16,32,256/512,512,256,32", 32, 8},
+    {"layers:1,16,64/1024,256,32", 32, 32},
+    {"layers:1,64/20000,32", 32, 32},
+    {"layers:1,1024/2048,32", 64, 8},
+};
+
+/// What a plan is predicted to take, in microseconds, from its tiles alone.
+struct Prediction {
+  double us = 0;
+  int wide_workers = 0;
+  std::size_t wide = 0, narrow = 0, queued = 0;
+  std::int64_t partials = 0;
+};
+
+Prediction predict(const FusedPlanArrays& plan) {
+  const PlannerConfig c;
+  const auto steps = [&](const detail::FusedTile& tile) {
+    std::int32_t count = 0, left = tile.tokens;
+    if ((tile.flags & detail::kTileGathered) != 0) return (left + 15) / 16;
+    for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) {
+      const std::int32_t skip = s == tile.segment_begin ? tile.skip : 0;
+      const std::int32_t now = std::min(plan.segments[std::size_t(s)].tokens - skip, left);
+      count += (now + 15) / 16;
+      left -= now;
+    }
+    return count;
+  };
+  double all_steps = 0;
+  for (const auto& tile : plan.narrow_tiles) all_steps += steps(tile);
+  const double step_bytes = 16.0 * c.head_dim * 4;
+  const bool large = all_steps * step_bytes > c.large_bytes;
+  const double fixed_blocks = large ? 1 : 0.5, rate = large ? 70 : 60, turn = large ? 10 : 6;
+  const double step_us = step_bytes / (rate * 1e3);
+  Prediction p;
+  p.wide = plan.wide_tiles.size();
+  p.narrow = plan.narrow_tiles.size();
+  p.queued = std::size_t(plan.header.queue_end - plan.header.queue_begin);
+  double sum = 0, longest = 0, longest_wide = 0;
+  std::vector<double> begins;
+  const auto narrow_us = [&](std::int32_t t) {
+    return (steps(plan.narrow_tiles[std::size_t(t)]) + c.narrow_fixed_steps) * step_us;
+  };
+  for (const auto& worker : plan.worker) {
+    double wide = 0, narrow = 0;
+    for (std::int32_t t = worker.wide_begin; t < worker.wide_end; ++t)
+      wide += ((plan.wide_tiles[std::size_t(t)].tokens + 127) / 128 + fixed_blocks) * c.wide_block;
+    for (std::int32_t t = worker.narrow_begin; t < worker.narrow_end; ++t) narrow += narrow_us(t);
+    p.wide_workers += wide > 0 ? 1 : 0;
+    begins.push_back(wide);
+    longest_wide = std::max(longest_wide, wide);
+    const double time = wide + narrow + (wide > 0 && narrow > 0 ? turn : 0);
+    longest = std::max(longest, time);
+    sum += time;
+  }
+  for (std::int32_t t = plan.header.queue_begin; t < plan.header.queue_end; ++t) sum += narrow_us(t);
+  longest = std::max(longest, sum / double(plan.worker.size()));
+  std::sort(begins.begin(), begins.end());
+  double time = 0, left = all_steps * step_bytes;
+  for (std::size_t i = 0; left > 0; ++i) {
+    const double bytes_us = std::min(double(i + 1) * rate, c.memory_rate) * 1e3;
+    const double next = i + 1 < begins.size() ? begins[i + 1] : 1e30;
+    time = std::max(time, begins[i]);
+    if (time + left / bytes_us <= next || i + 1 == begins.size()) {
+      time += left / bytes_us;
+      left = 0;
+    } else {
+      left -= (next - time) * bytes_us;
+      time = next;
+    }
+  }
+  for (const auto* tiles : {&plan.wide_tiles, &plan.narrow_tiles})
+    for (const auto& tile : *tiles) p.partials += (tile.flags & detail::kTileDirect) != 0 ? 0 : tile.pairs;
+  p.us = std::max(longest, time) + 0.02 * longest_wide + double(p.partials) * c.partial_bytes / (c.memory_rate * 1e3);
+  return p;
+}
+
+FusedPlanArrays arrays_of(const FusedPlan& plan) {
+  FusedPlanArrays a{};
+  a.header = plan.header;
+  a.segments = plan.segments;
+  a.gathered = plan.gathered;
+  a.wide_tiles = plan.wide_tiles;
+  a.narrow_tiles = plan.narrow_tiles;
+  a.worker = plan.worker;
+  a.merge_begin = plan.merge_begin;
+  a.merge_entries = plan.merge_entries;
+  return a;
+}
+
+TreeSnapshot snapshot_of(const Workload& w, int block_tokens) {
+  std::vector<espalier::NodeSpec> nodes;
+  std::vector<espalier::RowSpec> rows;
+  for (const auto& node : w.nodes) nodes.push_back({node.parent, node.tokens});
+  for (const auto& row : w.rows) rows.push_back({row.node, row.visible});
+  return make_snapshot(nodes, rows, block_tokens);
+}
+
+PlanConfig config_of(const TreeSnapshot& snapshot, int query_heads, int kv_heads) {
+  PlanConfig config;
+  config.heads = {query_heads, kv_heads, 128};
+  config.scalar = Scalar::bf16;
+  config.workers = 132;
+  config.capacity = {snapshot.nodes(), snapshot.rows()};
+  return config;
+}
+
+void compare(const Problem& problem) {
+  using Exec = Kokkos::DefaultHostExecutionSpace;
+  const Workload workload = make_workload(problem.workload);
+  const TreeSnapshot snapshot = snapshot_of(workload, 32);
+  const Exec exec;
+  const PlanConfig config = config_of(snapshot, problem.query_heads, problem.kv_heads);
+  plan::StreamPlan<Exec> plan(exec, config);
+  const TreeArrays<Exec> arrays(exec, snapshot);
+  plan.update(exec, arrays.view());
+  const Prediction device = predict(fused_plan_arrays(exec, plan.view(), config.heads));
+  PlannerConfig planner;
+  planner.query_heads = problem.query_heads;
+  planner.kv_heads = problem.kv_heads;
+  const Tree tree = make_tree(workload, {});
+  const Prediction host = predict(arrays_of(FusedPlanner(tree, planner).plan()));
+  std::printf("%-55s %2d/%-2d | %7.1f %7.1f %6.3f | %3d %3d | %5zu %5zu | %5zu %5zu | %4zu %4zu | %7.1f %7.1f\n",
+              problem.workload.c_str(), problem.query_heads, problem.kv_heads, host.us, device.us,
+              device.us / host.us, host.wide_workers, device.wide_workers, host.wide, device.wide, host.narrow,
+              device.narrow, host.queued, device.queued, double(host.partials) * 1e-3,
+              double(device.partials) * 1e-3);
+}
+
+}  // namespace
+}  // namespace espalier::perf
+
+int main(int argc, char** argv) {
+  const Kokkos::ScopeGuard guard(argc, argv);
+  for (const auto& problem : espalier::perf::kProblems) espalier::perf::compare(problem);
+}

@@ -1,0 +1,450 @@
+#pragma once
+// Writes the arrays of a plan whose streams, cuts and merge lists are settled: one kernel, whose teams each write one
+// worker's tiles, or a share of the rest.
+
+#include "pieces.hpp"
+
+namespace espalier::plan::streams {
+
+inline constexpr std::int32_t kOpen = -1;
+
+/// The list of segments of a strip, step by step: first copied nodes, then the small ones in line order.
+struct SegmentList {
+  const Context& c;
+  const Pack& pack;
+  std::int32_t row;
+  std::int64_t first_segment;  ///< of the strip's
+
+  KOKKOS_FUNCTION SegmentList(const Context& context, std::int32_t pack_row, std::int32_t part)
+      : c(context),
+        pack(context.pack[pack_row]),
+        row(pack_row),
+        first_segment(context.totals->nodes.wide + pack.before.segments + std::int64_t(part) * pack.segments) {}
+
+  /// Calls visit(node, parts) for each copied node that rows of the strip see; until it returns false.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_copied(const Visit& visit) const {
+    c.for_each_big(row, pack.end, [&](std::int32_t node) {
+      if (!c.is_copied(node)) return true;
+      return bool(visit(node, parts_of(c, node, rows_begin(node), rows_end(node))));
+    });
+  }
+  KOKKOS_FUNCTION std::int32_t rows_begin(std::int32_t node) const { return Kokkos::max(row, c.tree.row_begin[node]); }
+  KOKKOS_FUNCTION std::int32_t rows_end(std::int32_t node) const {
+    return Kokkos::min(pack.end, c.tree.row_end[node]);
+  }
+
+  struct Place {
+    std::int32_t segment;        ///< of the plan
+    std::int32_t node;           ///< -1: a copied one
+    std::int32_t step;           ///< inside the segment
+    std::int32_t steps;          ///< of the segment
+    std::int32_t tokens_before;  ///< of the step, in the list
+  };
+
+  KOKKOS_FUNCTION Place at(std::int32_t step) const {
+    Place place{std::int32_t(first_segment), -1, step, 0, 0};
+    if (step < pack.copied_steps) {
+      for_each_copied([&](std::int32_t, const Parts& parts) { return !enter(place, parts); });
+      return place;
+    }
+    const NodeSums& first = c.before[pack.first_node];
+    const std::int32_t wanted = step - pack.copied_steps + first.steps;
+    place.node = last_where(pack.first_node, pack.end_node,
+                            [&](std::int32_t node) { return c.before[node].steps <= wanted; });
+    const NodeSums& before = c.before[place.node];
+    place.segment += pack.copied_segments + before.segments - first.segments;
+    place.tokens_before = pack.copied_tokens + before.tokens - first.tokens;
+    place.step = wanted - before.steps;
+    enter(place, parts_of(c, place.node, c.tree.row_begin[place.node], c.tree.row_end[place.node]));
+    return place;
+  }
+
+  /// Pairs of the strip that may see a token of steps [begin, end).
+  KOKKOS_FUNCTION void narrow_pairs(std::int32_t begin, std::int32_t first_node, std::int32_t last_node,
+                                    const Strip& strip, std::int32_t& lo, std::int32_t& hi) const {
+    if (begin < pack.copied_steps) return;
+    std::int32_t top = last_node;
+    while (c.tree.parent[top] >= first_node && !c.is_big(c.tree.parent[top])) top = c.tree.parent[top];
+    lo = std::int32_t(std::int64_t(c.tree.row_begin[first_node]) * c.group - strip.pair_begin);
+    hi = std::int32_t(std::int64_t(c.tree.row_end[top]) * c.group - strip.pair_begin);
+  }
+
+ private:
+  /// Moves a place into the node's segments; true where it is inside one of them.
+  KOKKOS_FUNCTION static bool enter(Place& place, const Parts& parts) {
+    const std::int32_t head = parts.head_steps(), all = parts.steps();
+    if (place.step >= all) {
+      place.step -= all;
+      place.segment += parts.segments();
+      place.tokens_before += parts.tokens();
+      return false;
+    }
+    place.steps = head;
+    if (place.step >= head) {
+      place.segment += head > 0 ? 1 : 0;
+      place.tokens_before += parts.head_tokens();
+      place.step -= head;
+      place.steps = all - head;
+    }
+    place.tokens_before += place.step * kStepTokens;
+    return true;
+  }
+};
+
+/// What a piece of a narrow stream is, as a tile and in merge lists.
+struct NarrowPiece {
+  std::int32_t lo, hi;  ///< pairs of the strip
+  std::int64_t slot;    ///< partial of pair `lo`
+
+  /// @param index  of the piece in its stream
+  KOKKOS_FUNCTION NarrowPiece(const Context& c, std::int32_t stream, const Strip& strip, std::int32_t index,
+                              std::int32_t begin, std::int32_t end) {
+    const std::int32_t number = stream / c.kv_heads;
+    const List& list = c.lists[number];
+    lo = 0;
+    hi = strip.pairs;
+    if (list.gathered == 0 && (begin > 0 || end < c.lists[number + 1].steps_before - list.steps_before)) {
+      const SegmentList segments(c, list.row, list.part);
+      if (begin >= segments.pack.copied_steps)
+        segments.narrow_pairs(begin, segments.at(begin).node, segments.at(end - 1).node, strip, lo, hi);
+    }
+    const std::int64_t wide = c.totals->nodes.wide > 0 ? WidePieces(c).partials() : 0;
+    slot = wide + c.streams[stream].slots + std::int64_t(index) * strip.pairs + lo;
+  }
+};
+
+/// Writes tiles.
+struct FillTiles {
+  const Context& c;
+
+  /// Piece of the given number in the whole line, which lies in a span.
+  struct Found {
+    std::int32_t stream, index, begin, end;
+  };
+  KOKKOS_FUNCTION Found find(std::int64_t number, std::int32_t span, std::int64_t span_first) const {
+    const Cut& begin = c.narrow_cut[span];
+    const Cut& end = c.narrow_cut[span + 1];
+    const std::int32_t stream =
+        last_where(begin.stream, end.stream + 1,
+                   [&](std::int32_t s) { return s < streams() && c.streams[s].pieces <= number; });
+    const NarrowPieces::Part part =
+        NarrowPieces{c}.part(stream, NarrowLine(c).steps(stream / c.kv_heads), span);
+    const auto index = std::int32_t(number - c.streams[stream].pieces);
+    const auto of_part = stream == begin.stream ? std::int32_t(number - span_first) : index;
+    return {stream, index, part.bound(of_part), part.bound(of_part + 1)};
+  }
+
+  KOKKOS_FUNCTION void narrow(std::int64_t place, const Found& piece) const {
+    const std::int32_t number = piece.stream / c.kv_heads;
+    const List& list = c.lists[number];
+    const Pack& pack = c.pack[list.row];
+    const Strip strip(c, list.row, list.part);
+    const NarrowPiece pairs(c, piece.stream, strip, piece.index, piece.begin, piece.end);
+    detail::FusedTile tile{};
+    tile.pair_begin = std::int32_t(strip.pair_begin + pairs.lo);
+    tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
+    tile.partial_begin = std::int32_t(pairs.slot);
+    tile.kv_head = std::uint16_t(piece.stream - number * c.kv_heads);
+    if (is_direct(pack, c.streams[piece.stream + 1].pieces - c.streams[piece.stream].pieces))
+      tile.flags = detail::kTileDirect;
+    std::int32_t tile_end = kOpen;
+    if (list.gathered != 0) {
+      const std::int64_t first = pack.before.gathered + std::int64_t(list.part) * pack.gathered;
+      tile.segment_begin = std::int32_t(first + piece.begin * kStepTokens);
+      tile.tokens = Kokkos::min(piece.end * kStepTokens, pack.gathered) - piece.begin * kStepTokens;
+      tile.segment_end = tile.segment_begin + tile.tokens;
+      tile.flags |= detail::kTileGathered;
+    } else {
+      const SegmentList segments(c, list.row, list.part);
+      const SegmentList::Place first = segments.at(piece.begin);
+      const SegmentList::Place last = segments.at(piece.end - 1);
+      tile.segment_begin = first.segment;
+      tile.segment_end = last.segment + 1;
+      tile.skip = first.step * kStepTokens;
+      const std::int32_t tokens_end = piece.end == pack.steps ? pack.tokens : segments.at(piece.end).tokens_before;
+      tile.tokens = tokens_end - first.tokens_before;
+      if (last.step + 1 < last.steps) tile_end = (last.step + 1) * kStepTokens;
+    }
+    c.narrow_tiles[place] = tile;
+    c.tile_end[place] = tile_end;
+  }
+
+  KOKKOS_FUNCTION void wide(std::int64_t place, std::int32_t gang, std::int32_t member, std::int32_t piece) const {
+    const WideLine line(c);
+    const WidePieces pieces(c);
+    const Cut& begin = c.wide_cut[gang];
+    const Cut& end = c.wide_cut[gang + 1];
+    const std::int32_t stream = begin.stream + piece;
+    const std::int32_t number = line.node_of(stream);
+    const WideNode& wide = c.wide[number];
+    const std::int32_t in_node = stream - line.stream_before(number);
+    const std::int32_t head = in_node / line.chunks(number);
+    const std::int32_t row_tile = in_node % line.chunks(number) * line.gang + member;
+    const std::int32_t first_block = piece == 0 ? begin.offset : 0;
+    const std::int32_t seen = c.seen(wide.node);
+    const std::int64_t pairs = c.wide[number + 1].pairs_before - wide.pairs_before;
+    detail::FusedTile tile{};
+    tile.segment_begin = number;
+    tile.segment_end = number + 1;
+    tile.skip = first_block * kBlockTokens;
+    tile.tokens = (stream == end.stream ? end.offset * kBlockTokens : seen) - tile.skip;
+    tile.pair_begin = c.tree.row_begin[wide.node] * c.group + row_tile * detail::kWidePairs;
+    tile.pairs = std::uint16_t(
+        Kokkos::min<std::int64_t>(pairs - std::int64_t(row_tile) * detail::kWidePairs, detail::kWidePairs));
+    tile.partial_begin = std::int32_t(pieces.slot(number, head, row_tile, gang, first_block == 0));
+    tile.kv_head = std::uint16_t(head);
+    const std::int32_t row = tile.pair_begin / c.group;
+    if (c.tree.row_node[row] == wide.node && c.tree.row_visible[row] < tile.skip + tile.tokens)
+      tile.flags |= detail::kTileLimited;
+    if (pieces.is_direct(wide, row_tile, pieces.count(stream))) tile.flags |= detail::kTileDirect;
+    c.wide_tiles[place] = tile;
+    c.wide_open[place] = stream == end.stream ? 0 : 1;
+  }
+
+  KOKKOS_FUNCTION std::int32_t streams() const { return c.totals->packs.lists * c.kv_heads; }
+};
+
+/// Writes the segments and gathered tokens of strips.
+struct FillSegments {
+  const Context& c;
+
+  KOKKOS_FUNCTION void node(std::int32_t node) const {
+    if (c.tree.row_begin[node] == c.tree.row_end[node]) return;
+    const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
+    if (!c.is_big(node)) {
+      const std::int32_t row = c.pack_row[c.pack_of[row_begin]];
+      const SegmentList list(c, row, 0);
+      const NodeSums& before = c.before[node];
+      const NodeSums& first = c.before[list.pack.first_node];
+      Writer writer{c, list.first_segment + list.pack.copied_segments + before.segments - first.segments,
+                    list.pack.before.gathered + list.pack.copied_gathered + before.gathered - first.gathered};
+      writer.write(node, parts_of(c, node, row_begin, row_end), row_begin, row_end, Strip(c, row, 0));
+    } else if (c.is_wide(node)) {
+      const std::int32_t number = c.before[node].wide;
+      const std::int32_t tokens = c.seen(node);
+      detail::FusedSegment segment = Writer::segment_of(c, node, 0, tokens, row_begin, row_end);
+      const auto limited = [&](std::int32_t row) {
+        return c.tree.row_node[row] == node && c.tree.row_visible[row] < tokens;
+      };
+      if (limited(row_begin)) segment.own_row_end = last_where(row_begin, row_end, limited) + 1;
+      c.segments[number] = segment;
+      c.segment_node[number] = node;
+    }
+  }
+
+  /// What is copied into the strips of a pack.
+  KOKKOS_FUNCTION void copies(std::int32_t row) const {
+    if (c.begins[row] == 0 || c.pack[row].copied_segments + c.pack[row].copied_gathered == 0) return;
+    for (std::int32_t part = 0; part < c.strips; ++part) {
+      const SegmentList list(c, row, part);
+      Writer writer{c, list.first_segment, list.pack.before.gathered + std::int64_t(part) * list.pack.gathered};
+      list.for_each_copied([&](std::int32_t node, const Parts& parts) {
+        writer.write(node, parts, list.rows_begin(node), list.rows_end(node), Strip(c, row, part));
+        return true;
+      });
+    }
+  }
+
+ private:
+  struct Writer {
+    const Context& c;
+    std::int64_t segment, gathered;  ///< places
+
+    KOKKOS_FUNCTION static detail::FusedSegment segment_of(const Context& c, std::int32_t node,
+                                                           std::int32_t node_token, std::int32_t tokens,
+                                                           std::int32_t row_begin, std::int32_t row_end) {
+      const std::int32_t place = c.tree.first_offset[node] + node_token;
+      detail::FusedSegment segment{};
+      segment.table_begin = c.tree.first_block[node] + place / c.tree.block_tokens;
+      segment.first_block = c.tree.block_table[segment.table_begin];
+      segment.block_offset = place % c.tree.block_tokens;
+      segment.tokens = tokens;
+      segment.row_begin = row_begin;
+      segment.row_end = row_end;
+      segment.own_row_end = row_begin;
+      segment.node_token = node_token;
+      return segment;
+    }
+
+    KOKKOS_FUNCTION void write(std::int32_t node, const Parts& parts, std::int32_t row_begin, std::int32_t row_end,
+                               const Strip& strip) {
+      if (parts.head_tokens() > 0) {
+        c.segment_node[segment] = parts.head == parts.seen ? node : ~node;
+        c.segments[segment++] = segment_of(c, node, 0, parts.head, row_begin, row_end);
+      }
+      if (parts.tail_tokens() > 0) {
+        c.segment_node[segment] = node;
+        c.segments[segment++] = segment_of(c, node, parts.tail, parts.seen - parts.tail, parts.tail_row, row_end);
+      }
+      std::int32_t row = row_begin;
+      const std::int32_t end = parts.tail_listed || parts.head == parts.seen ? parts.seen : parts.tail;
+      for (std::int32_t token = parts.head_tokens(); token < end; ++token) {
+        while (c.tree.row_node[row] == node && c.tree.row_visible[row] <= token) ++row;
+        const std::int32_t place = c.tree.first_offset[node] + token;
+        const std::int32_t block = c.tree.block_table[c.tree.first_block[node] + place / c.tree.block_tokens];
+        detail::GatheredToken entry;
+        entry.slot = block * c.tree.block_tokens + place % c.tree.block_tokens;
+        entry.pair_lo = clip(std::int64_t(row) * c.group, strip);
+        entry.pair_hi = clip(std::int64_t(row_end) * c.group, strip);
+        c.gathered[gathered++] = entry;
+      }
+    }
+
+    KOKKOS_FUNCTION static std::int16_t clip(std::int64_t pair, const Strip& strip) {
+      return std::int16_t(Kokkos::clamp<std::int64_t>(pair - strip.pair_begin, 0, strip.pairs));
+    }
+  };
+};
+
+/// Writes merge list i.
+struct FillEntries {
+  const Context& c;
+
+  KOKKOS_FUNCTION void list(std::int32_t i) const {
+    const std::int32_t head = i % c.kv_heads;
+    const PairBlock block(c, i / c.kv_heads);
+    detail::MergeEntry* entry = c.merge_entries + c.merge_begin[i];
+    const auto add = [&](std::int64_t slot, std::int64_t pair_begin, std::int64_t pair_end) {
+      // An entry for no pairs: of a tile that covers others of its strip's.
+      const std::int64_t lo = Kokkos::max(pair_begin, block.pair_begin), hi = Kokkos::min(pair_end, block.pair_end);
+      *entry++ = lo < hi ? detail::MergeEntry{std::int32_t(slot + block.pair_begin - pair_begin),
+                                              std::uint16_t(lo - block.pair_begin), std::uint16_t(hi - block.pair_begin)}
+                         : detail::MergeEntry{detail::kNoPartial, 0, 0};
+    };
+    block.for_each_list([&](std::int32_t number, const Strip& strip) {
+      const std::int32_t stream = number * c.kv_heads + head;
+      if (is_direct(c.pack[c.lists[number].row], c.streams[stream + 1].pieces - c.streams[stream].pieces)) return;
+      std::int32_t index = 0;
+      NarrowPieces{c}.for_each_part(stream, NarrowLine(c).steps(number), [&](const NarrowPieces::Part& part) {
+        for (std::int32_t p = 0; p < part.pieces; ++p, ++index) {
+          const NarrowPiece piece(c, stream, strip, index, part.bound(p), part.bound(p + 1));
+          add(piece.slot, strip.pair_begin + piece.lo, strip.pair_begin + piece.hi);
+        }
+      });
+    });
+    if (c.totals->nodes.wide > 0) {
+      const WideLine line(c);
+      const WidePieces wide(c);
+      block.for_each_wide([&](std::int32_t number, std::int32_t tile) {
+        const WideNode& node = c.wide[number];
+        const std::int32_t stream = line.stream_before(number) + head * line.chunks(number) + tile / line.gang;
+        if (node.alone != 0 && wide.is_direct(node, tile, wide.count(stream))) return;
+        const std::int64_t pair_begin =
+            std::int64_t(c.tree.row_begin[node.node]) * c.group + std::int64_t(tile) * detail::kWidePairs;
+        const std::int64_t pair_end =
+            Kokkos::min(pair_begin + detail::kWidePairs, std::int64_t(c.tree.row_end[node.node]) * c.group);
+        wide.for_each_piece(stream, [&](std::int32_t gang, bool first) {
+          add(wide.slot(number, head, tile, gang, first), pair_begin, pair_end);
+        });
+      });
+    }
+    block.for_each_empty([&](std::int64_t pair_begin, std::int64_t pair_end) {
+      *entry++ = {detail::kNoPartial, std::uint16_t(pair_begin - block.pair_begin),
+                  std::uint16_t(pair_end - block.pair_begin)};
+    });
+  }
+};
+
+/// The kernel: teams 0 .. workers - 1 write their worker's tiles, the others kShare items each of the rest.
+struct Fill {
+  static constexpr const char* kLabel = "espalier::StreamPlan::fill";
+  static constexpr int kThreads = 128;
+  static constexpr std::int32_t kShare = 128;
+  Context c;
+
+  KOKKOS_FUNCTION std::int64_t items() const {
+    return std::int64_t(c.tree.nodes) + c.tree.rows + CountEntries::items(c) + 1;
+  }
+  KOKKOS_FUNCTION std::int32_t rest_teams() const { return std::int32_t(div_up(items(), std::int64_t(kShare))); }
+  KOKKOS_FUNCTION std::int32_t teams() const { return c.workers + rest_teams(); }
+
+  template <class Team>
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    const std::int32_t number = team.league_rank();
+    if (number < c.workers)
+      fill_worker(team, number);
+    else
+      fill_rest(team, number - c.workers);
+  }
+
+ private:
+  template <class Team>
+  KOKKOS_FUNCTION void fill_worker(const Team& team, std::int32_t worker) const {
+    if (c.totals->fits == 0) {
+      if (team.team_rank() == 0) c.worker[worker] = {};
+      return;
+    }
+    const FillTiles tiles{c};
+    const std::int32_t gang = c.gang();
+    const std::int32_t busy = Chosen(c).gangs * gang;
+    detail::FusedWorker lists{};
+    if (worker < busy) {
+      const std::int32_t g = worker / gang, member = worker % gang;
+      const auto before = c.worker_sums[g].wide_pieces;
+      const auto pieces = std::int32_t(c.worker_sums[g + 1].wide_pieces - before);
+      lists.wide_begin = std::int32_t(before * gang + std::int64_t(member) * pieces);
+      lists.wide_end = lists.wide_begin + pieces;
+      for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
+        tiles.wide(lists.wide_begin + i, g, member, i);
+    }
+    const std::int32_t span = worker < busy ? c.workers - busy + worker : worker - busy;
+    const std::int64_t first = NarrowPieces{c}.first_piece(span);
+    const auto pieces = std::int32_t(NarrowPieces{c}.first_piece(span + 1) - first);
+    lists.narrow_begin = std::int32_t(first);
+    lists.narrow_end = lists.narrow_begin + pieces;
+    if (team.team_rank() == 0) c.worker[worker] = lists;
+    for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
+      c.keys[first + i] = key(tiles.find(first + i, span, first), c.narrow_cut[span].stream / c.kv_heads);
+    team.team_barrier();
+    for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
+      tiles.narrow(first + rank(c.keys + first, pieces, i), tiles.find(first + i, span, first));
+  }
+
+  /// Sorts the longest first; and of equal ones the KV heads of the same tokens together, since they lie side by side in
+  /// memory.
+  KOKKOS_FUNCTION std::int64_t key(const FillTiles::Found& piece, std::int32_t first_list) const {
+    const std::int64_t length = Kokkos::min(piece.end - piece.begin, 255);
+    const std::int64_t list = Kokkos::min(piece.stream / c.kv_heads - first_list, kSortedPieces - 1);
+    const std::int64_t head = piece.stream % c.kv_heads;
+    return ((255 - length) << 54) | (list << 43) | (std::int64_t(piece.begin) << 15) | head;
+  }
+  KOKKOS_FUNCTION static std::int32_t rank(const std::int64_t* keys, std::int32_t pieces, std::int32_t i) {
+    if (pieces > kSortedPieces) return i;
+    std::int32_t before = 0;
+    for (std::int32_t j = 0; j < pieces; ++j) before += keys[j] < keys[i] || (keys[j] == keys[i] && j < i) ? 1 : 0;
+    return before;
+  }
+
+  template <class Team>
+  KOKKOS_FUNCTION void fill_rest(const Team& team, std::int32_t number) const {
+    const bool fits = c.totals->fits != 0;
+    const std::int64_t begin = std::int64_t(number) * kShare;
+    for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size()) {
+      if (i >= items()) break;
+      if (fits)
+        fill_item(i);
+      else if (i > std::int64_t(c.tree.nodes) + c.tree.rows - 1)
+        c.merge_begin[i - c.tree.nodes - c.tree.rows] = 0;
+    }
+    const std::int64_t queue_begin = fits ? NarrowPieces{c}.first_piece(c.workers) : 0;
+    const std::int64_t queue_end = fits ? c.totals->streams.pieces : 0;
+    if (number == 0 && team.team_rank() == 0)
+      *c.header = {c.tree.rows, std::int32_t(queue_begin), std::int32_t(queue_end), 0};
+    const FillTiles tiles{c};
+    const std::int64_t stride = std::int64_t(rest_teams()) * team.team_size();
+    for (std::int64_t i = queue_begin + std::int64_t(number) * team.team_size() + team.team_rank(); i < queue_end;
+         i += stride)
+      tiles.narrow(i, tiles.find(i, c.workers, queue_begin));
+  }
+
+  KOKKOS_FUNCTION void fill_item(std::int64_t i) const {
+    if (i < c.tree.nodes) return FillSegments{c}.node(std::int32_t(i));
+    i -= c.tree.nodes;
+    if (i < c.tree.rows) return FillSegments{c}.copies(std::int32_t(i));
+    i -= c.tree.rows;
+    if (i < CountEntries::items(c)) FillEntries{c}.list(std::int32_t(i));
+  }
+};
+
+}  // namespace espalier::plan::streams

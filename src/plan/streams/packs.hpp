@@ -1,0 +1,242 @@
+#pragma once
+// From a tree to its streams: what each node is, how rows are cut into packs, and what lists their strips have.
+
+#include "runners.hpp"
+
+namespace espalier::plan::streams {
+
+/// What each node adds to the sums, in `before` until they are summed; the units that are rows of big nodes.
+struct MeasureNodes {
+  static constexpr const char* kLabel = "espalier::StreamPlan::measure_nodes";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
+    return Kokkos::max(Kokkos::max(c.tree.nodes, c.tree.rows), c.workers);
+  }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
+    if (i == 0) {
+      *c.totals = Totals{};
+      c.totals->best = INT64_MAX;
+    }
+    if (i < c.workers) c.splits[i] = Split{};
+    if (i < c.tree.rows) {
+      const std::int32_t node = c.tree.row_node[i];
+      c.unit_end[i] = c.is_big(node) ? i + 1 : 0;
+      c.unit_node[i] = node;
+      c.begins[i] = 0;
+    }
+    if (i < c.tree.nodes) c.before[i] = sums_of(c, i);
+  }
+
+ private:
+  KOKKOS_FUNCTION static NodeSums sums_of(const Context& c, std::int32_t node) {
+    NodeSums sums;
+    const std::int32_t seen = c.seen(node);
+    if (seen == 0) return sums;
+    if (!c.is_big(node)) {
+      const Parts parts = parts_of(c, node, c.tree.row_begin[node], c.tree.row_end[node]);
+      sums.segments = parts.segments();
+      sums.gathered = parts.gathered();
+      sums.steps = parts.steps();
+      sums.tokens = parts.tokens();
+    } else if (seen >= kShortTokens) {
+      sums.wide = 1;
+      sums.pairs = c.pairs_of(node);
+      sums.tiles = std::int32_t(div_up(sums.pairs, std::int64_t(detail::kWidePairs)));
+      sums.blocks = std::int64_t(sums.tiles) * div_up(seen, kBlockTokens);
+    }
+    return sums;
+  }
+};
+
+/// Sums them; lists the wide nodes; finds the units that are small subtrees.
+struct SumNodes {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_nodes";
+  using Sum = NodeSums;
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
+  KOKKOS_FUNCTION static NodeSums value(const Context& c, std::int32_t node) { return c.before[node]; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node, const NodeSums& before) {
+    const NodeSums own = c.before[node];
+    c.before[node] = before;
+    if (own.tokens > kMostTokens) report_length(c, own.tokens);
+    const std::int32_t begin = c.tree.row_begin[node];
+    if (begin == c.tree.row_end[node]) return;
+    const std::int32_t parent = c.tree.parent[node];
+    if (own.wide != 0) {
+      const std::int32_t seen = c.seen(node);
+      if (seen > kMostTokens) report_length(c, seen);
+      c.wide[before.wide] = {before.blocks, before.pairs,           before.tiles,
+                             node,          div_up(seen, kBlockTokens), is_alone(c, parent) ? 1 : 0};
+      Kokkos::atomic_or(&c.totals->tile_counts, own.tiles);
+    }
+    if (!c.is_big(node) && (parent < 0 || c.is_big(parent))) {
+      c.unit_end[begin] = c.tree.row_end[node];
+      c.unit_node[begin] = node;
+    }
+  }
+
+  KOKKOS_FUNCTION static void total(const Context& c, const NodeSums& sums) {
+    c.before[c.tree.nodes] = sums;
+    c.wide[sums.wide] = {sums.blocks, sums.pairs, sums.tiles, -1, 0, 0};
+    c.totals->nodes = sums;
+  }
+
+ private:
+  KOKKOS_FUNCTION static void report_length(const Context& c, std::int32_t tokens) {
+    Kokkos::atomic_max(&c.totals->longest, std::int64_t(tokens));
+  }
+  KOKKOS_FUNCTION static bool is_alone(const Context& c, std::int32_t parent) {
+    while (parent >= 0 && c.tree.tokens[parent] == 0) parent = c.tree.parent[parent];
+    return parent < 0;
+  }
+};
+
+/// Where a pack would end that begins with a unit: units with work of their own go together up to a narrow tile's pairs
+/// and a number of steps; units without any go together by themselves.
+struct EndPacks {
+  static constexpr const char* kLabel = "espalier::StreamPlan::end_packs";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.rows; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row) {
+    if (c.unit_end[row] == 0) return;
+    const std::int64_t share =
+        std::int64_t(steps_of(c.totals->nodes)) * c.kv_heads / (std::int64_t(c.workers) * kPacksPerWorker) + 1;
+    const auto most_steps = std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastPack, kMostPack));
+    const bool works = has_work(c, row);
+    std::int32_t end = c.unit_end[row];
+    std::int32_t steps = unit_steps(c, row);
+    while (end < c.tree.rows && c.unit_end[end] - row <= c.pack_rows && has_work(c, end) == works) {
+      const std::int32_t more = unit_steps(c, end);
+      if (steps > 0 && steps + more > most_steps) break;
+      steps += more;
+      end = c.unit_end[end];
+    }
+    c.pack_end[row] = end;
+  }
+
+ private:
+  KOKKOS_FUNCTION static std::int32_t steps_of(const NodeSums& sums) {
+    return sums.steps + div_up(sums.gathered, kStepTokens);
+  }
+  KOKKOS_FUNCTION static std::int32_t unit_steps(const Context& c, std::int32_t unit) {
+    const std::int32_t node = c.unit_node[unit];
+    if (c.is_big(node)) return 0;
+    const NodeSums& end = c.before[c.tree.subtree_end[node]];
+    const NodeSums& begin = c.before[node];
+    return end.steps - begin.steps + div_up(end.gathered - begin.gathered, kStepTokens);
+  }
+  KOKKOS_FUNCTION static bool has_work(const Context& c, std::int32_t unit) {
+    if (unit_steps(c, unit) > 0) return true;
+    bool works = false;
+    c.for_each_big(unit, unit + 1, [&](std::int32_t node) {
+      works = c.is_copied(node);
+      return !works;
+    });
+    return works;
+  }
+};
+
+/// Rows are cut into windows in which packing begins afresh, each for one thread.
+struct MarkPacks {
+  static constexpr const char* kLabel = "espalier::StreamPlan::mark_packs";
+  KOKKOS_FUNCTION static std::int32_t window(const Context& c) { return kWindowPacks * c.pack_rows; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return div_up(c.tree.rows, window(c)); }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
+
+  /// The first unit in a window, or behind it.
+  KOKKOS_FUNCTION static std::int32_t first_of(const Context& c, std::int32_t number) {
+    std::int32_t row = Kokkos::min(number * window(c), c.tree.rows);
+    while (row < c.tree.rows && c.unit_end[row] == 0) ++row;
+    return row;
+  }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
+    const std::int32_t end = first_of(c, number + 1);
+    for (std::int32_t row = first_of(c, number); row < end; row = c.pack_end[row]) c.begins[row] = 1;
+  }
+};
+
+/// What a strip of each pack has.
+struct MeasurePacks {
+  static constexpr const char* kLabel = "espalier::StreamPlan::measure_packs";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.rows; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row) {
+    if (c.begins[row] == 0) return;
+    Pack pack{};
+    pack.end = Kokkos::min(c.pack_end[row], MarkPacks::first_of(c, row / MarkPacks::window(c) + 1));
+    std::int32_t last = row;
+    while (c.unit_end[last] < pack.end) last = c.unit_end[last];
+    const std::int32_t last_node = c.unit_node[last];
+    pack.first_node = c.unit_node[row];
+    pack.end_node = c.is_big(last_node) ? last_node + 1 : c.tree.subtree_end[last_node];
+    c.for_each_big(row, pack.end, [&](std::int32_t node) {
+      const std::int32_t seen = c.seen(node);
+      if (seen >= kShortTokens) pack.below_wide = 1;
+      if (seen == 0 || seen >= kShortTokens) return true;
+      const Parts parts = parts_of(c, node, Kokkos::max(row, c.tree.row_begin[node]),
+                                   Kokkos::min(pack.end, c.tree.row_end[node]));
+      pack.copied_segments += parts.segments();
+      pack.copied_steps += parts.steps();
+      pack.copied_tokens += parts.tokens();
+      pack.copied_gathered += parts.gathered();
+      return true;
+    });
+    const NodeSums& begin = c.before[pack.first_node];
+    const NodeSums& end = c.before[pack.end_node];
+    pack.segments = pack.copied_segments + end.segments - begin.segments;
+    pack.steps = pack.copied_steps + end.steps - begin.steps;
+    pack.tokens = pack.copied_tokens + end.tokens - begin.tokens;
+    pack.gathered = pack.copied_gathered + end.gathered - begin.gathered;
+    c.pack[row] = pack;
+  }
+};
+
+/// Numbers the packs and their lists.
+struct SumPacks {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_packs";
+  using Sum = PackSums;
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.rows; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows; }
+
+  KOKKOS_FUNCTION static PackSums value(const Context& c, std::int32_t row) {
+    PackSums sums;
+    if (c.begins[row] == 0) return sums;
+    const Pack& pack = c.pack[row];
+    const std::int64_t strips = c.strips;
+    sums.packs = 1;
+    sums.lists = c.strips * ((pack.steps > 0 ? 1 : 0) + (pack.gathered > 0 ? 1 : 0));
+    sums.segments = strips * pack.segments;
+    sums.gathered = strips * pack.gathered;
+    sums.steps = strips * (pack.steps + div_up(pack.gathered, kStepTokens));
+    return sums;
+  }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row, const PackSums& before) {
+    c.pack_of[row] = before.packs - 1 + c.begins[row];
+    if (c.begins[row] == 0) return;
+    Pack& pack = c.pack[row];
+    pack.before = before;
+    c.pack_row[before.packs] = row;
+    auto steps = std::int32_t(before.steps);
+    std::int32_t list = before.lists;
+    for (std::int32_t part = 0; part < c.strips; ++part) {
+      if (pack.steps > 0) c.lists[list++] = {row, part, 0, steps};
+      steps += pack.steps;
+      if (pack.gathered > 0) c.lists[list++] = {row, part, 1, steps};
+      steps += div_up(pack.gathered, kStepTokens);
+    }
+  }
+
+  KOKKOS_FUNCTION static void total(const Context& c, const PackSums& sums) {
+    c.pack_row[sums.packs] = c.tree.rows;
+    c.lists[sums.lists] = {c.tree.rows, 0, 0, std::int32_t(sums.steps)};
+    c.totals->packs = sums;
+  }
+};
+
+}  // namespace espalier::plan::streams

@@ -1,0 +1,321 @@
+#pragma once
+// Streams that are cut into pieces, each of which is a tile; and the sizes of the merge lists.
+
+#include "balance.hpp"
+
+namespace espalier::plan::streams {
+
+/// Pieces of a narrow stream: part of it in each worker's span, and each part in pieces of about equal length.
+struct NarrowPieces {
+  const Context& c;
+
+  /// The span that holds a place.
+  KOKKOS_FUNCTION std::int32_t span_of(const Cut& place) const {
+    return last_where(0, c.workers + 1, [&](std::int32_t span) { return c.narrow_cut[span] <= place; });
+  }
+
+  struct Part {
+    std::int32_t begin, end;  ///< steps
+    std::int32_t pieces;
+    /// Where piece i begins; pieces begin at a stage's two steps where they can.
+    KOKKOS_FUNCTION std::int32_t bound(std::int32_t i) const {
+      const std::int32_t length = end - begin;
+      return i == pieces ? end : begin + (std::int32_t(std::int64_t(length) * i / pieces) & ~1);
+    }
+  };
+  KOKKOS_FUNCTION Part part(std::int32_t stream, std::int32_t length, std::int32_t span) const {
+    const Cut& begin = c.narrow_cut[span];
+    const Cut& end = c.narrow_cut[span + 1];
+    Part part;
+    part.begin = begin.stream == stream ? begin.offset : 0;
+    part.end = end.stream == stream ? end.offset : length;
+    part.pieces = div_up(part.end - part.begin, c.most[span]);
+    return part;
+  }
+
+  /// Calls visit(part) for each part, from the beginning.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_part(std::int32_t stream, std::int32_t length, const Visit& visit) const {
+    std::int32_t span = span_of({stream, 0});
+    for (; span <= c.workers && c.narrow_cut[span] <= Cut{stream, length - 1}; ++span) {
+      const Part p = part(stream, length, span);
+      if (p.begin < p.end) visit(p);
+    }
+  }
+
+  /// The number of the first piece of a span.
+  KOKKOS_FUNCTION std::int64_t first_piece(std::int32_t span) const {
+    const Cut& cut = c.narrow_cut[span];
+    std::int64_t pieces = c.streams[cut.stream].pieces;
+    if (cut.offset == 0) return pieces;
+    const std::int32_t length = NarrowLine(c).steps(cut.stream / c.kv_heads);
+    for (std::int32_t before = span - 1; before >= 0; --before) {
+      const Part p = part(cut.stream, length, before);
+      if (p.begin < p.end) pieces += p.pieces;
+      if (c.narrow_cut[before] <= Cut{cut.stream, 0}) break;
+    }
+    return pieces;
+  }
+};
+
+/// Pairs of a strip.
+struct Strip {
+  std::int64_t pair_begin;
+  std::int32_t pairs;
+  KOKKOS_FUNCTION Strip(const Context& c, std::int32_t row, std::int32_t part) {
+    const std::int64_t begin = std::int64_t(row) * c.group;
+    const std::int64_t end = std::int64_t(c.pack[row].end) * c.group;
+    pair_begin = begin + std::int64_t(part) * detail::kNarrowPairs;
+    pairs = std::int32_t(Kokkos::min<std::int64_t>(end - pair_begin, detail::kNarrowPairs));
+  }
+};
+
+struct CountPieces {
+  static constexpr const char* kLabel = "espalier::StreamPlan::count_pieces";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.totals->packs.lists * c.kv_heads; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
+    return 2 * c.strips * c.tree.rows * c.kv_heads;
+  }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream) {
+    const List& list = c.lists[stream / c.kv_heads];
+    StreamSums sums;
+    const std::int32_t length = NarrowLine(c).steps(stream / c.kv_heads);
+    NarrowPieces{c}.for_each_part(stream, length,
+                                  [&](const NarrowPieces::Part& part) { sums.pieces += part.pieces; });
+    sums.slots = sums.pieces * Strip(c, list.row, list.part).pairs;
+    c.streams[stream] = sums;
+  }
+};
+
+struct SumPieces {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_pieces";
+  using Sum = StreamSums;
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return CountPieces::items(c); }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountPieces::most_items(c); }
+  KOKKOS_FUNCTION static StreamSums value(const Context& c, std::int32_t stream) { return c.streams[stream]; }
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream, const StreamSums& before) {
+    c.streams[stream] = before;
+  }
+  KOKKOS_FUNCTION static void total(const Context& c, const StreamSums& sums) {
+    c.streams[CountPieces::items(c)] = sums;
+    c.totals->streams = sums;
+  }
+};
+
+/// Pieces of a wide stream, and their partials. The first piece of a stream has a place of its own for its partials, each
+/// further one that of the gang which begins with it.
+struct WidePieces {
+  const Context& c;
+  std::int32_t gang, gangs;
+  KOKKOS_FUNCTION explicit WidePieces(const Context& context)
+      : c(context), gang(context.gang()), gangs(Chosen(context).gangs) {}
+
+  /// The gang that has the first piece of a stream.
+  KOKKOS_FUNCTION std::int32_t first_gang(std::int32_t stream) const {
+    return last_where(0, gangs, [&](std::int32_t g) { return c.wide_cut[g] <= Cut{stream, 0}; });
+  }
+
+  /// Calls visit(gang, whether the stream begins there) for each piece.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_piece(std::int32_t stream, const Visit& visit) const {
+    std::int32_t g = first_gang(stream);
+    visit(g, true);
+    for (++g; g < gangs && c.wide_cut[g].stream == stream; ++g)
+      if (!(c.wide_cut[g] == c.wide_cut[g + 1]) && c.wide_cut[g].offset > 0) visit(g, false);
+  }
+  KOKKOS_FUNCTION std::int32_t count(std::int32_t stream) const {
+    std::int32_t pieces = 0;
+    for_each_piece(stream, [&](std::int32_t, bool) { ++pieces; });
+    return pieces;
+  }
+
+  KOKKOS_FUNCTION std::int64_t partials() const {
+    return c.totals->nodes.pairs * c.kv_heads + std::int64_t(gangs) * gang * detail::kWidePairs;
+  }
+  /// Partials of row tile `tile` of wide node `number`.
+  KOKKOS_FUNCTION std::int64_t slot(std::int32_t number, std::int32_t head, std::int32_t tile, std::int32_t g,
+                                    bool first) const {
+    if (!first)
+      return c.totals->nodes.pairs * c.kv_heads + (std::int64_t(g) * gang + tile % gang) * detail::kWidePairs;
+    const WideNode& node = c.wide[number];
+    const std::int64_t pairs = c.wide[number + 1].pairs_before - node.pairs_before;
+    return node.pairs_before * c.kv_heads + pairs * head + std::int64_t(tile) * detail::kWidePairs;
+  }
+
+  /// The row tile's one piece is all that its rows see.
+  KOKKOS_FUNCTION bool is_direct(const WideNode& wide, std::int32_t tile, std::int32_t pieces) const {
+    if (pieces > 1 || wide.alone == 0) return false;
+    const std::int64_t end = std::int64_t(c.tree.row_begin[wide.node]) * c.group +
+                             std::int64_t(tile + 1) * detail::kWidePairs;
+    const std::int64_t last = Kokkos::min((end - 1) / c.group, std::int64_t(c.tree.row_end[wide.node]) - 1);
+    return c.tree.row_node[last] == wide.node;
+  }
+};
+
+/// The pairs of one merge list, and what covers them.
+struct PairBlock {
+  const Context& c;
+  std::int64_t pair_begin, pair_end;
+  std::int32_t row, row_end;
+
+  KOKKOS_FUNCTION PairBlock(const Context& context, std::int32_t block) : c(context) {
+    pair_begin = std::int64_t(block) * detail::kMergePairs;
+    pair_end = Kokkos::min(pair_begin + detail::kMergePairs, std::int64_t(c.tree.rows) * c.group);
+    row = std::int32_t(pair_begin / c.group);
+    row_end = std::int32_t((pair_end - 1) / c.group) + 1;
+  }
+
+  /// Calls visit(list, strip) for the lists of the strips that overlap the block.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_list(const Visit& visit) const {
+    for (std::int32_t pack = c.pack_of[row]; pack <= c.pack_of[row_end - 1]; ++pack) {
+      const std::int32_t begin = c.pack_row[pack];
+      const Pack& p = c.pack[begin];
+      const std::int32_t kinds = (p.steps > 0 ? 1 : 0) + (p.gathered > 0 ? 1 : 0);
+      if (kinds == 0) continue;
+      const std::int64_t into = pair_begin - std::int64_t(begin) * c.group;
+      std::int32_t part = into > 0 ? std::int32_t(into / detail::kNarrowPairs) : 0;
+      for (; part < c.strips; ++part) {
+        const Strip strip(c, begin, part);
+        if (strip.pair_begin >= pair_end) break;
+        if (strip.pair_begin + strip.pairs <= pair_begin) continue;
+        for (std::int32_t kind = 0; kind < kinds; ++kind) visit(p.before.lists + part * kinds + kind, strip);
+      }
+    }
+  }
+
+  /// Calls visit(number, row tile) for the row tiles of wide nodes that overlap the block.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_wide(const Visit& visit) const {
+    const std::int32_t unit = c.unit_at(row);
+    c.for_each_big(unit, row_end, [&](std::int32_t node) {
+      const std::int64_t begin = std::int64_t(c.tree.row_begin[node]) * c.group;
+      const std::int64_t end = std::int64_t(c.tree.row_end[node]) * c.group;
+      if (end <= pair_begin || c.seen(node) < kShortTokens) return true;
+      const std::int64_t first = Kokkos::max(pair_begin - begin, std::int64_t(0));
+      const std::int64_t last = Kokkos::min(pair_end, end) - 1 - begin;
+      const auto last_tile = std::int32_t(last / detail::kWidePairs);
+      for (auto tile = std::int32_t(first / detail::kWidePairs); tile <= last_tile; ++tile)
+        visit(c.before[node].wide, tile);
+      return true;
+    });
+  }
+
+  /// Calls visit(pair_begin, pair_end) for each run of rows that see no token.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_empty(const Visit& visit) const {
+    std::int32_t begin = -1;
+    for (std::int32_t r = row; r <= row_end; ++r) {
+      const bool empty = r < row_end && sees_nothing(r);
+      if (empty && begin < 0) begin = r;
+      if (empty || begin < 0) continue;
+      visit(Kokkos::max(pair_begin, std::int64_t(begin) * c.group),
+            Kokkos::min(pair_end, std::int64_t(r) * c.group));
+      begin = -1;
+    }
+  }
+
+ private:
+  KOKKOS_FUNCTION bool sees_nothing(std::int32_t r) const {
+    if (c.tree.row_visible[r] > 0) return false;
+    std::int32_t node = c.tree.parent[c.tree.row_node[r]];
+    while (node >= 0 && c.tree.tokens[node] == 0) node = c.tree.parent[node];
+    return node < 0;
+  }
+};
+
+/// A narrow stream's one piece is all that its pairs see.
+KOKKOS_INLINE_FUNCTION bool is_direct(const Pack& pack, std::int64_t pieces) {
+  return pieces == 1 && pack.below_wide == 0 && (pack.steps == 0 || pack.gathered == 0);
+}
+
+/// Merge list i is that of pair block i / kv_heads and KV head i % kv_heads: counts its entries.
+struct CountEntries {
+  static constexpr const char* kLabel = "espalier::StreamPlan::count_entries";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.pair_blocks() * c.kv_heads; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
+    const std::int32_t head = i % c.kv_heads;
+    const PairBlock block(c, i / c.kv_heads);
+    std::int32_t entries = 0;
+    block.for_each_list([&](std::int32_t list, const Strip&) {
+      const std::int32_t stream = list * c.kv_heads + head;
+      const auto pieces = std::int32_t(c.streams[stream + 1].pieces - c.streams[stream].pieces);
+      if (!is_direct(c.pack[c.lists[list].row], pieces)) entries += pieces;
+    });
+    if (c.totals->nodes.wide > 0) {
+      const WideLine line(c);
+      const WidePieces wide(c);
+      block.for_each_wide([&](std::int32_t number, std::int32_t tile) {
+        const std::int32_t pieces =
+            wide.count(line.stream_before(number) + head * line.chunks(number) + tile / line.gang);
+        if (!wide.is_direct(c.wide[number], tile, pieces)) entries += pieces;
+      });
+    }
+    block.for_each_empty([&](std::int64_t, std::int64_t) { ++entries; });
+    c.merge_begin[i] = entries;
+  }
+};
+
+struct EntrySum {
+  std::int64_t entries = 0;
+  KOKKOS_FUNCTION EntrySum& operator+=(const EntrySum& other) {
+    entries += other.entries;
+    return *this;
+  }
+};
+
+/// Where each merge list begins; and whether all fits.
+struct SumEntries {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_entries";
+  using Sum = EntrySum;
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return CountEntries::items(c); }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
+  KOKKOS_FUNCTION static EntrySum value(const Context& c, std::int32_t i) { return {c.merge_begin[i]}; }
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i, const EntrySum& before) {
+    c.merge_begin[i] = std::int32_t(before.entries);
+  }
+
+  KOKKOS_FUNCTION static void total(const Context& c, const EntrySum& sums) {
+    Totals& totals = *c.totals;
+    c.merge_begin[items(c)] = std::int32_t(sums.entries);
+    totals.entries = sums.entries;
+    totals.need_segments = totals.nodes.wide + totals.packs.segments;
+    totals.need_gathered = totals.packs.gathered;
+    totals.need_tiles = totals.workers.wide_pieces * c.gang() + totals.streams.pieces;
+    totals.need_partials = totals.streams.slots;
+    if (totals.nodes.wide > 0) totals.need_partials += WidePieces(c).partials();
+    totals.fits = totals.need_segments <= c.segment_capacity && totals.need_gathered <= c.segment_capacity &&
+                          totals.need_tiles <= c.tile_capacity && totals.need_partials <= c.partial_capacity &&
+                          totals.longest == 0
+                      ? 1
+                      : 0;
+  }
+};
+
+/// All steps before the arrays are filled.
+struct MakePlan {
+  ESPALIER_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run) const {
+    run.template each<MeasureNodes>();
+    run.template scan<SumNodes>();
+    run.template each<EndPacks>();
+    run.template each<MarkPacks>();
+    run.template each<MeasurePacks>();
+    run.template scan<SumPacks>();
+    run.template each<CostSplits>();
+    run.template each<ChooseSplit>();
+    run.template each<CutWide>();
+    run.template scan<SumWorkers>();
+    run.template each<CutNarrow>();
+    run.template each<CountPieces>();
+    run.template scan<SumPieces>();
+    run.template each<CountEntries>();
+    run.template scan<SumEntries>();
+  }
+};
+
+}  // namespace espalier::plan::streams

@@ -1,0 +1,358 @@
+#include "stream_plan.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "espalier/error.hpp"
+#include "grow.hpp"
+#include "storage.hpp"
+
+namespace espalier::plan {
+
+using detail::expects;
+using namespace streams;
+
+namespace {
+
+constexpr std::int64_t kMostIndex = 2147483647;
+
+/// One thread that takes the place of team `league_rank`.
+struct OneThread {
+  std::int32_t league;
+  [[nodiscard]] int league_rank() const { return league; }
+  static int team_rank() { return 0; }
+  static int team_size() { return 1; }
+  static void team_barrier() {}
+};
+
+/// All front steps for a small tree, in one team.
+template <class Exec>
+struct MakeOnTeam {
+  using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
+  using Team = typename Policy::member_type;
+  Context c;
+  KOKKOS_FUNCTION void operator()(const Team& team) const { MakePlan{}(OnTeam<Team>(team, c)); }
+};
+
+template <class Exec>
+std::int32_t workers_for(const Exec& exec) {
+  if constexpr (kRunsOnHost<Exec>) return 16 * exec.concurrency();
+  constexpr int kThreadsOfMultiprocessor = 2048;
+  return std::max(1, exec.concurrency() / kThreadsOfMultiprocessor);
+}
+
+/// Checks a configuration and fills in what the caller left to us.
+PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
+  const HeadShape& heads = config.heads;
+  expects(heads.kv_heads >= 1 && heads.kv_heads <= 32767, ErrorCode::invalid_argument, "plan: kv_heads is ",
+          heads.kv_heads, ", expected 1 to 32767");
+  expects(heads.query_heads >= 1 && heads.query_heads % heads.kv_heads == 0, ErrorCode::invalid_argument,
+          "plan: query_heads is ", heads.query_heads, ", expected a positive multiple of kv_heads ", heads.kv_heads);
+  expects(heads.head_dim >= 1 && heads.head_dim <= 256, ErrorCode::invalid_argument, "plan: head_dim is ",
+          heads.head_dim, ", expected 1 to 256");
+  PlanCapacity& capacity = config.capacity;
+  for (const auto& [value, name] :
+       {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.rows, "rows"}, std::pair{capacity.segments, "segments"},
+        std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
+    expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
+  if (config.workers == 0) config.workers = std::min(workers, 1024);
+  expects(config.workers >= 1 && config.workers <= 1024, ErrorCode::invalid_argument, "plan: workers is ",
+          config.workers, ", expected 1 to 1024 for the fused kernels");
+  const std::int64_t group = heads.group(), kv_heads = heads.kv_heads;
+  const std::int64_t strips = div_up(group, std::int64_t(detail::kNarrowPairs));
+  const auto or_default = [](std::int32_t& given, std::int64_t value, const char* name) {
+    if (given > 0) return;
+    expects(value <= kMostIndex, ErrorCode::invalid_argument, "plan: the default capacity of ", name, " would be ",
+            value, ", more than 2147483647: give it");
+    given = std::int32_t(value);
+  };
+  or_default(capacity.segments, capacity.nodes + 16 * strips * capacity.rows, "segments");
+  or_default(capacity.tiles, kv_heads * (capacity.nodes + strips * capacity.rows) + 66 * config.workers, "tiles");
+  or_default(capacity.partials, kv_heads * 16 * capacity.rows + div_up(std::int64_t(1200) * config.workers, group),
+             "partials");
+  expects(2 * strips * capacity.rows * kv_heads <= kMostIndex, ErrorCode::invalid_argument, "plan: ", capacity.rows,
+          " rows of ", heads.query_heads, " query heads are more than the fused kernels can address");
+  return config;
+}
+
+/// Host copies of device arrays, for report().
+template <class T, class Exec>
+std::vector<T> download(const Exec& exec, const T* data, std::int64_t count) {
+  std::vector<T> host(std::size_t(count), T{});
+  Kokkos::View<const T*, typename Exec::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>> source(data,
+                                                                                                      host.size());
+  Kokkos::View<T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> target(host.data(), host.size());
+  Kokkos::deep_copy(exec, target, source);
+  exec.fence("espalier::StreamPlan::report");
+  return host;
+}
+
+}  // namespace
+
+template <ExecutionSpace Exec>
+struct StreamPlan<Exec>::Impl {
+  using Memory = typename Exec::memory_space;
+
+  PlanConfig config;
+  bool updated = false;
+  detail::TreeView tree{};
+  Storage<Memory> storage;
+  Kokkos::View<std::uint32_t*, Memory> queue_next;
+  Kokkos::View<char*, Memory> partial_out;  // 16-bit elements
+  Kokkos::View<float*, Memory> partial_lse;
+
+  Impl(const Exec& exec, const PlanConfig& given)
+      : config(with_defaults(given, workers_for(exec))), storage(exec, config, true) {
+    const std::int64_t partials = std::int64_t(config.capacity.partials) * config.heads.group();
+    expects(partials <= kMostIndex, ErrorCode::invalid_argument, "plan: capacity of partials is ",
+            config.capacity.partials, ", with a group of ", config.heads.group(), " more than 2147483647 results");
+    const auto uninitialised = [&](const char* label) {
+      return Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label));
+    };
+    queue_next = decltype(queue_next)(Kokkos::view_alloc(exec, "espalier::StreamPlan::queue_next"), 1);
+    partial_out = decltype(partial_out)(uninitialised("espalier::StreamPlan::partial_out"),
+                                        std::size_t(partials) * std::size_t(config.heads.head_dim) * 2);
+    partial_lse = decltype(partial_lse)(uninitialised("espalier::StreamPlan::partial_lse"), std::size_t(partials));
+  }
+
+  [[nodiscard]] Context context() const { return storage.context(config, tree); }
+
+  /// Small trees are planned in the calling thread of a CPU, whose threads take longer to wake, or with the front steps in
+  /// one team of a GPU, where launches would cost more than the rest of the device gains.
+  [[nodiscard]] bool is_small() const { return std::int64_t(tree.nodes) + tree.rows <= 6000; }
+
+  void make(const Exec& exec, const Context& c, StreamRunner runner) const {
+    if (runner == StreamRunner::by_size) {
+      runner = !is_small()          ? StreamRunner::device
+               : kRunsOnHost<Exec> ? StreamRunner::one_thread
+                                    : StreamRunner::one_team;
+    }
+    const Fill fill{c};
+    if constexpr (kRunsOnHost<Exec>) {
+      if (runner == StreamRunner::one_thread) {
+        MakePlan{}(OnHost(c));
+        for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
+        return;
+      }
+    }
+    if (runner == StreamRunner::device)
+      MakePlan{}(OnInstance<Exec>(exec, c));
+    else
+      make_on_team(exec, c);
+    constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Fill::kThreads;
+    using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Fill::kThreads, 1>>;
+    Kokkos::parallel_for(Fill::kLabel, light(Policy(exec, fill.teams(), kThreads)), fill);
+  }
+
+  void make_on_team(const Exec& exec, const Context& c) const {
+    using Kernel = MakeOnTeam<Exec>;
+    using Policy = typename Kernel::Policy;
+    const Kernel kernel{c};
+    int threads = kFrontThreads;
+    if constexpr (kRunsOnHost<Exec>) {
+      constexpr int kFew = 4;
+      threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
+    }
+    const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
+    Kokkos::parallel_for("espalier::StreamPlan::make", light(Policy(exec, 1, threads).set_scratch_size(0, scratch)),
+                         kernel);
+  }
+};
+
+template <ExecutionSpace Exec>
+StreamPlan<Exec>::StreamPlan(const Exec& exec, const PlanConfig& config)
+    : impl_(std::make_unique<Impl>(exec, config)) {}
+
+template <ExecutionSpace Exec>
+StreamPlan<Exec>::~StreamPlan() = default;
+
+template <ExecutionSpace Exec>
+StreamPlan<Exec>::StreamPlan(StreamPlan&&) noexcept = default;
+
+template <ExecutionSpace Exec>
+StreamPlan<Exec>& StreamPlan<Exec>::operator=(StreamPlan&&) noexcept = default;
+
+template <ExecutionSpace Exec>
+const PlanConfig& StreamPlan<Exec>::config() const {
+  return impl_->config;
+}
+
+template <ExecutionSpace Exec>
+PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given,
+                                                 const Exec& exec) {
+  PlanConfig config = given;
+  config.capacity = {snapshot.nodes(), snapshot.rows(), 1, 1, 1};
+  config = with_defaults(config, workers_for(exec));
+  detail::TreeView tree{};
+  tree.nodes = snapshot.nodes();
+  tree.rows = snapshot.rows();
+  tree.block_tokens = snapshot.block_tokens;
+  tree.parent = snapshot.parent.data();
+  tree.tokens = snapshot.tokens.data();
+  tree.subtree_end = snapshot.subtree_end.data();
+  tree.row_begin = snapshot.row_begin.data();
+  tree.row_end = snapshot.row_end.data();
+  tree.row_node = snapshot.row_node.data();
+  tree.row_visible = snapshot.row_visible.data();
+  const Kokkos::DefaultHostExecutionSpace host;
+  const Storage<Kokkos::HostSpace> storage(host, config, false);
+  host.fence("espalier::StreamPlan::required_capacity");
+  const Context c = storage.context(config, tree);
+  MakePlan{}(OnHost(c));
+  const Totals& need = *c.totals;
+  const std::int64_t segments = std::max(need.need_segments, need.need_gathered);
+  const std::int64_t partials = div_up(need.need_partials, std::int64_t(config.heads.group()));
+  expects(std::max({segments, need.need_tiles, need.need_partials}) <= kMostIndex, ErrorCode::capacity_exceeded,
+          "plan: ", segments, " segments, ", need.need_tiles, " tiles and ", partials,
+          " partials: one of them is more than 2147483647");
+  // At least one of each: 0 would ask for the default.
+  const auto at_least_one = [](std::int64_t count) { return std::int32_t(std::max<std::int64_t>(count, 1)); };
+  return {snapshot.nodes(), snapshot.rows(), at_least_one(segments), at_least_one(need.need_tiles),
+          at_least_one(partials)};
+}
+
+template <ExecutionSpace Exec>
+void StreamPlan<Exec>::update(const Exec& exec, const detail::TreeView& tree, StreamRunner runner) {
+  const PlanCapacity& capacity = impl_->config.capacity;
+  expects(tree.nodes <= capacity.nodes, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.nodes,
+          " nodes, the plan's capacity is ", capacity.nodes);
+  expects(tree.rows <= capacity.rows, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.rows,
+          " rows, the plan's capacity is ", capacity.rows);
+  impl_->tree = tree;
+  impl_->updated = true;
+  impl_->make(exec, impl_->context(), runner);
+}
+
+template <ExecutionSpace Exec>
+void StreamPlan<Exec>::grow(const Exec& exec, const detail::TreeView& tree) {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: grow before the first update");
+  expects(tree.nodes == impl_->tree.nodes && tree.rows == impl_->tree.rows, ErrorCode::stale_plan,
+          "plan: grow with a tree of ", tree.nodes, " nodes and ", tree.rows, " rows, the plan was updated with ",
+          impl_->tree.nodes, " and ", impl_->tree.rows);
+  impl_->tree = tree;
+  if constexpr (kRunsOnHost<Exec>) {
+    if (impl_->is_small()) return Grow{impl_->context(), 1}(0);
+  }
+  // Enough threads for an even share, but no more than there can be tiles or segments.
+  const std::int64_t most = std::max<std::int64_t>(impl_->config.capacity.tiles, impl_->config.capacity.segments);
+  const auto threads = std::int32_t(std::min(most, std::int64_t(1) << 15));
+  Kokkos::parallel_for(Grow::kLabel,
+                       light(Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, threads)),
+                       Grow{impl_->context(), threads});
+}
+
+template <ExecutionSpace Exec>
+detail::FusedPlanView StreamPlan<Exec>::view() const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
+  const Context c = impl_->context();
+  detail::FusedPlanView view{};
+  view.workers = c.workers;
+  view.max_rows = impl_->config.capacity.rows;
+  view.header = c.header;
+  view.segments = c.segments;
+  view.gathered = c.gathered;
+  view.wide_tiles = c.wide_tiles;
+  view.narrow_tiles = c.narrow_tiles;
+  view.worker = c.worker;
+  view.queue_next = impl_->queue_next.data();
+  view.merge_begin = c.merge_begin;
+  view.merge_entries = c.merge_entries;
+  view.row_visible = c.tree.row_visible;
+  view.row_index = c.tree.row_index;
+  view.block_table = c.tree.block_table;
+  view.partial_out = impl_->partial_out.data();
+  view.partial_lse = impl_->partial_lse.data();
+  return view;
+}
+
+template <ExecutionSpace Exec>
+PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: report before the first update");
+  const PlanConfig& config = impl_->config;
+  const Context c = impl_->context();
+  const Totals totals = download(exec, c.totals, 1)[0];
+  std::string exceeded;
+  const auto compare = [&](std::int64_t need, std::int64_t capacity, const char* name) {
+    if (need <= capacity) return;
+    if (!exceeded.empty()) exceeded += ", ";
+    exceeded += std::to_string(need) + " " + name + " (capacity " + std::to_string(capacity) + ")";
+  };
+  const std::int64_t group = config.heads.group();
+  compare(totals.need_segments, config.capacity.segments, "segments");
+  compare(totals.need_gathered, config.capacity.segments, "gathered tokens");
+  compare(totals.need_tiles, config.capacity.tiles, "tiles");
+  compare(div_up(totals.need_partials, group), config.capacity.partials, "partials");
+  compare(totals.longest, kMostTokens, "tokens in one node");
+  expects(exceeded.empty(), ErrorCode::capacity_exceeded, "plan: the tree needs ", exceeded);
+
+  const std::int32_t nodes = c.tree.nodes, rows = c.tree.rows;
+  const auto worker = download(exec, c.worker, c.workers);
+  const auto header = download(exec, c.header, 1)[0];
+  const auto narrow_tiles = download(exec, c.narrow_tiles, totals.streams.pieces);
+  const auto wide_tiles = download(exec, c.wide_tiles, totals.need_tiles - totals.streams.pieces);
+  const auto tokens = download(exec, c.tree.tokens, nodes);
+  const auto parent = download(exec, c.tree.parent, nodes);
+  const auto row_node = download(exec, c.tree.row_node, rows);
+  const auto row_visible = download(exec, c.tree.row_visible, rows);
+
+  PlanReport report{};
+  report.nodes = nodes;
+  report.rows = rows;
+  report.segments = std::int32_t(totals.need_segments);
+  report.tiles = std::int32_t(totals.need_tiles);
+  report.workers = c.workers;
+  const double token_bytes = 2.0 * config.heads.head_dim * bytes_of(config.scalar);
+  std::vector<std::int32_t> results(std::size_t(rows) * std::size_t(c.kv_heads), 0);
+  std::int64_t pairs = 0;
+  for (const auto* tiles : {&wide_tiles, &narrow_tiles})
+    for (const detail::FusedTile& tile : *tiles) {
+      report.kv_bytes += token_bytes * tile.tokens;
+      pairs += tile.pairs;
+      const std::int64_t last = (std::int64_t(tile.pair_begin) + tile.pairs - 1) / group;
+      for (std::int64_t row = tile.pair_begin / group; row <= last; ++row) {
+        ++report.partials;
+        ++results[std::size_t(row) * std::size_t(c.kv_heads) + tile.kv_head];
+      }
+    }
+  for (const std::int32_t partials : results) report.merged_rows += partials > 1 ? 1 : 0;
+  for (const std::int32_t node_tokens : tokens) report.unique_kv_bytes += token_bytes * c.kv_heads * node_tokens;
+  std::vector<double> path(tokens.size());
+  for (std::size_t node = 0; node < tokens.size(); ++node)
+    path[node] = tokens[node] + (parent[node] >= 0 ? path[std::size_t(parent[node])] : 0);
+  for (std::size_t row = 0; row < row_node.size(); ++row) {
+    const auto node = std::size_t(row_node[row]);
+    report.flops +=
+        4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
+  }
+
+  const int large = totals.packs.steps * c.kv_heads > c.costs.large_steps ? 1 : 0;
+  const auto cost_of = [&](const detail::FusedTile& tile) {
+    return double(div_up(tile.tokens, kStepTokens) * c.costs.step[large] + c.costs.step_fixed[large]);
+  };
+  double queued = 0, all = 0, longest = 0, steps = 0;
+  for (std::int32_t t = header.queue_begin; t < header.queue_end; ++t) queued += cost_of(narrow_tiles[std::size_t(t)]);
+  for (const detail::FusedWorker& w : worker) {
+    double wide = 0, narrow = 0;
+    for (std::int32_t t = w.wide_begin; t < w.wide_end; ++t)
+      wide += double(div_up(wide_tiles[std::size_t(t)].tokens, kBlockTokens) * c.costs.wide_block +
+                     c.costs.wide_fixed[large]);
+    for (std::int32_t t = w.narrow_begin; t < w.narrow_end; ++t) narrow += cost_of(narrow_tiles[std::size_t(t)]);
+    const double time = wide + narrow + (wide > 0 && narrow > 0 ? double(c.costs.turn[large]) : 0.0);
+    longest = std::max(longest, time);
+    all += time;
+  }
+  all += queued;
+  for (const detail::FusedTile& tile : narrow_tiles) steps += div_up(tile.tokens, kStepTokens);
+  longest = std::max(longest, all / c.workers);
+  report.imbalance = all > 0 ? longest * c.workers / all - 1 : 0;
+  const double memory = steps * double(c.costs.memory_step);
+  report.predicted_us = 1e-6 * (std::max(longest, memory) + double(pairs) * double(c.costs.partial));
+  return report;
+}
+
+#define ESPALIER_INSTANTIATE(Exec) template class StreamPlan<Exec>;
+#include "instantiate.inc"
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier::plan

@@ -39,6 +39,10 @@ template <ExecutionSpace Exec>
 void attend_fused(const Exec& exec, const Plan<Exec>& plan, AttendParams& params) {
   const FusedKernel& kernel = *plan.fused_kernel();
   if (plan.rows() == 0) return;
+  if (kernel.form == PlanForm::streams) {
+    const int status = kernel.attend_streams(params, plan.stream_view(), plan.rows(), stream_of(exec));
+    return expects_success(kernel, "attend", status);
+  }
   params.plan = plan.view();
   expects_success(kernel, "attend", kernel.attend_tiles(params, stream_of(exec)));
 }

@@ -13,6 +13,8 @@ struct KernelChoice {
   const backend::FusedKernel* fused;  ///< null: the portable kernel
   bool is_asked_for;                  ///< it must be this one: attend() does not take the portable one instead
   std::string why_not;                ///< where it is portable though a fused one was welcome
+
+  [[nodiscard]] bool reads_streams() const { return fused != nullptr && fused->form == backend::PlanForm::streams; }
 };
 
 /// @param space  name() of the execution space

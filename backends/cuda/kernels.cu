@@ -7,6 +7,8 @@
 
 #include "backends/backend.hpp"
 #include "backends/cuda/simt.hpp"
+#include "backends/cuda/sm80/attend.hpp"
+#include "backends/cuda/sm90/attend.hpp"
 
 namespace espalier::backend {
 namespace {
@@ -30,9 +32,60 @@ int compute_capability() {
 std::string takes_any_shape(const Shape&) { return ""; }
 std::string takes_any_params(const detail::AttendParams&) { return ""; }
 
+std::string capability_text() {
+  const int capability = compute_capability();
+  return capability == 0 ? "there is no CUDA device"
+                         : "the device has compute capability " + std::to_string(capability / 10) + "." +
+                               std::to_string(capability % 10);
+}
+
+namespace sm90 {
+
+namespace kernel = gpu::sm90;
+
+std::string why_not_here() { return compute_capability() == 90 ? "" : capability_text() + ", expected 9.0"; }
+
+std::string why_not_shape(const Shape& shape) {
+  constexpr int kMostBlockTokens = 256;
+  // The same types and head sizes have instances in both folders.
+  if (std::string reason = gpu::sm80::why_not_shape(shape.scalar, shape.head_dim); !reason.empty()) return reason;
+  if (shape.block_tokens > kMostBlockTokens)
+    return "block_tokens is " + std::to_string(shape.block_tokens) + ", expected 1 to 256";
+  return "";
+}
+
+std::string why_not_params(const detail::AttendParams& call) {
+  const char* const reason = kernel::unsupported_reason(call);
+  return reason ? reason : "";
+}
+
+int attend(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows, Stream stream) {
+  return kernel::attend({call, plan, q_rows, false}, on(stream));
+}
+
+}  // namespace sm90
+
+namespace sm80 {
+
+namespace kernel = gpu::sm80;
+
+std::string why_not_here() { return compute_capability() >= 80 ? "" : capability_text() + ", expected 8.0 or more"; }
+
+std::string why_not_shape(const Shape& shape) { return kernel::why_not_shape(shape.scalar, shape.head_dim); }
+
+std::string why_not_params(const detail::AttendParams& call) { return kernel::unsupported_reason(call); }
+
+TileSize tile_size(const Shape& shape) {
+  return {kernel::most_pairs(shape.head_dim), kernel::wanted_workers(shape.scalar, shape.head_dim)};
+}
+
+int attend(const detail::AttendParams& call, Stream stream) { return kernel::attend(call, on(stream)); }
+
+}  // namespace sm80
+
 namespace simt {
 
-std::string why_not_here() { return compute_capability() > 0 ? "" : "there is no CUDA device"; }
+std::string why_not_here() { return compute_capability() > 0 ? "" : capability_text(); }
 
 TileSize tile_size(const Shape&) {
   constexpr int kPairs = 64, kBlocksOfMultiprocessor = 8;
@@ -47,6 +100,30 @@ int append(const detail::AppendParams& call, Stream stream) { return cuda::appen
 
 /// The slow one is there to be compared with, not to be chosen.
 constexpr std::array kKernels = {
+    FusedKernel{.name = "cuda-sm90",
+                .backend = "Cuda",
+                .form = PlanForm::streams,
+                .is_automatic = true,
+                .why_not_here = sm90::why_not_here,
+                .why_not_shape = sm90::why_not_shape,
+                .why_not_params = sm90::why_not_params,
+                .tile_size = nullptr,
+                .attend_tiles = nullptr,
+                .attend_streams = sm90::attend,
+                .append = append,
+                .status_text = status_text},
+    FusedKernel{.name = "cuda-sm80",
+                .backend = "Cuda",
+                .form = PlanForm::tiles,
+                .is_automatic = true,
+                .why_not_here = sm80::why_not_here,
+                .why_not_shape = sm80::why_not_shape,
+                .why_not_params = sm80::why_not_params,
+                .tile_size = sm80::tile_size,
+                .attend_tiles = sm80::attend,
+                .attend_streams = nullptr,
+                .append = append,
+                .status_text = status_text},
     FusedKernel{.name = "cuda-simt",
                 .backend = "Cuda",
                 .form = PlanForm::tiles,

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "espalier/cost_model.hpp"
+#include "espalier/detail/fused_plan.hpp"
 #include "espalier/fasttree.hpp"
 #include "espalier/kernels.hpp"
 #include "espalier/tree_arrays.hpp"
@@ -135,8 +136,11 @@ class Plan {
   [[nodiscard]] PlanReport report(const Exec& exec) const;
 
   /// Plain pointers, for kernels.
-  /// @throws Error{stale_plan} before the first update
+  /// @throws Error{stale_plan} before the first update, Error{unsupported} if the plan's kernel reads stream_view()
   [[nodiscard]] detail::PlanView view() const;
+
+  /// The same for kernels that read wide and narrow tiles; asking a plan without them is an error of the program.
+  [[nodiscard]] detail::FusedPlanView stream_view() const;
 
   /// The fused kernel that the plan was made for, null for the portable one; and whether it must be that kernel. For
   /// attend().

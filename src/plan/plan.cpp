@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <queue>
 #include <vector>
 
 #include "backends/portable/attend.hpp"
 #include "build.hpp"
 #include "choose_kernel.hpp"
+#include "streams/stream_plan.hpp"
 #include "espalier/error.hpp"
 
 namespace espalier {
@@ -121,9 +123,7 @@ PlanConfig for_device(PlanConfig config, const Exec& exec, const TileRule& rule)
   return config;
 }
 
-template <class Exec>
-PlanConfig with_defaults(const PlanConfig& given, const Exec& exec, const TileRule& rule) {
-  PlanConfig config = for_device(given, exec, rule);
+PlanConfig with_capacities(PlanConfig config) {
   const std::int64_t nodes = config.capacity.nodes;
   const std::int64_t rows = config.capacity.rows;
   const std::int64_t kv_heads = config.heads.kv_heads;
@@ -137,9 +137,10 @@ PlanConfig with_defaults(const PlanConfig& given, const Exec& exec, const TileRu
 /// @param config  checked; workers may be 0
 template <class Exec>
 TileRule tile_rule_of(const Exec& exec, const PlanConfig& config, const KernelChoice& kernel) {
+  if (kernel.reads_streams()) return {detail::kWidePairs, config.workers, 0, false};  // its planner knows
   if (kernel.fused != nullptr) {
     const backend::TileSize size = kernel.fused->tile_size(shape_of(config, 0));
-    const std::int32_t workers = config.workers > 0 ? config.workers : size.workers;
+    const std::int32_t workers = config.workers > 0 ? config.workers : std::max(1, size.workers);
     return {size.pairs, workers, workers, false};
   }
   const std::int32_t workers = config.workers > 0 ? config.workers : workers_for(exec);
@@ -183,6 +184,7 @@ struct Plan<Exec>::Impl {
   PlanConfig config;
   bool updated = false;
   detail::TreeView tree{};
+  std::optional<plan::StreamPlan<Exec>> streams;  // instead of all that follows
   Array<plan::Totals> totals;
   Array<plan::Counts> before;
   Array<detail::Segment> segments;
@@ -197,7 +199,13 @@ struct Plan<Exec>::Impl {
       : choice(choose_kernel(checked(given), Exec::name())),
         kernel{choice.fused != nullptr ? choice.fused->name : "portable", Exec::name(), true, choice.why_not},
         rule(tile_rule_of(exec, given, choice)),
-        config(with_defaults(given, exec, rule)) {
+        config(for_device(given, exec, rule)) {
+    if (choice.reads_streams()) {
+      streams.emplace(exec, config);
+      config = streams->config();
+      return;
+    }
+    config = with_capacities(config);
     const PlanCapacity& capacity = config.capacity;
     const auto allocate = [&](auto& view, const char* label, std::size_t count) {
       view = std::decay_t<decltype(view)>(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)),
@@ -303,6 +311,7 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
   }
   impl_->tree = tree.view();
   impl_->updated = true;
+  if (impl_->streams) return impl_->streams->update(exec, impl_->tree);
   plan::with_recipe(impl_->config, context_of(impl_->tree, impl_->config, impl_->rule), impl_->scratch.data(),
                     [&](const auto& recipe) { impl_->build(exec, recipe); });
 }
@@ -314,6 +323,7 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
           "plan: grow with a tree of ", tree.nodes(), " nodes and ", tree.rows(), " rows, the plan was updated with ",
           impl_->tree.nodes, " and ", impl_->tree.rows);
   impl_->tree = tree.view();
+  if (impl_->streams) return impl_->streams->grow(exec, impl_->tree);
   const auto grow_with = [&](const auto& run, std::int32_t stride) {
     run.each("espalier::Plan::grow", stride, plan::GrowPlan{{impl_->tree, impl_->arrays(stride)}});
   };
@@ -325,7 +335,9 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
 
 template <ExecutionSpace Exec>
 PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given, const Exec& exec) {
-  const TileRule rule = tile_rule_of(exec, given, choose_kernel(checked(given), Exec::name()));
+  const KernelChoice choice = choose_kernel(checked(given), Exec::name());
+  if (choice.reads_streams()) return plan::StreamPlan<Exec>::required_capacity(snapshot, given, exec);
+  const TileRule rule = tile_rule_of(exec, given, choice);
   const PlanConfig config = for_device(given, exec, rule);
   detail::TreeView tree{};
   tree.nodes = snapshot.nodes();
@@ -357,6 +369,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
 template <ExecutionSpace Exec>
 PlanReport Plan<Exec>::report(const Exec& exec) const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: report before the first update");
+  if (impl_->streams) return impl_->streams->report(exec);
   const PlanConfig& config = impl_->config;
   const auto totals = download(exec, impl_->totals.data(), 1)[0];
   std::string exceeded;
@@ -423,6 +436,8 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
 template <ExecutionSpace Exec>
 detail::PlanView Plan<Exec>::view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
+  expects(!impl_->streams, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
+          ", whose tiles have another form than those of view()");
   detail::PlanView view{};
   view.workers = impl_->config.workers;
   view.rows = impl_->tree.rows;
@@ -438,6 +453,14 @@ detail::PlanView Plan<Exec>::view() const {
   view.partial_out = impl_->partial_out.data();
   view.partial_lse = impl_->partial_lse.data();
   return view;
+}
+
+template <ExecutionSpace Exec>
+detail::FusedPlanView Plan<Exec>::stream_view() const {
+  expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
+  expects(impl_->streams.has_value(), ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
+          ", whose tiles have another form than those of stream_view()");
+  return impl_->streams->view();
 }
 
 template <ExecutionSpace Exec>

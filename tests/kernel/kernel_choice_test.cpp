@@ -25,6 +25,7 @@ struct Calls {
   int narrow = 0;
   int broad = 0;
   int append = 0;
+  int streams = 0;
   int status = 0;  ///< what the next launch says
 };
 Calls calls;
@@ -54,6 +55,16 @@ int attend_tiles(const AttendParams& call, backend::Stream stream) {
   return calls.status;
 }
 
+/// Leaves out as it is: no kernel of the CPU reads such plans.
+int attend_streams(const AttendParams& call, const espalier::detail::FusedPlanView& plan, std::int32_t q_rows,
+                   backend::Stream) {
+  ++calls.streams;
+  CHECK(plan.header->rows == 4);
+  CHECK(q_rows == 4);
+  CHECK(call.head_dim == 64);
+  return calls.status;
+}
+
 int append_tokens(const espalier::detail::AppendParams& call, backend::Stream) {
   ++calls.append;
   if (calls.status == 0) portable::append(Exec(), call);
@@ -69,6 +80,8 @@ const std::vector<FusedKernel> kKernels = {
      tile_size, attend_tiles<&Calls::narrow>, nullptr, append_tokens, status_text},
     {"test-broad", Exec::name(), backend::PlanForm::tiles, false, runs, takes_any_shape, takes_any_params, tile_size,
      attend_tiles<&Calls::broad>, nullptr, nullptr, status_text},
+    {"test-streams", Exec::name(), backend::PlanForm::streams, false, runs, takes_any_shape, takes_even_strides, nullptr,
+     nullptr, attend_streams, nullptr, status_text},
     {"test-elsewhere", "Abacus", backend::PlanForm::tiles, true, runs, takes_any_shape, takes_any_params, tile_size,
      attend_tiles<&Calls::broad>, nullptr, nullptr, status_text},
 };
@@ -121,7 +134,7 @@ TEST_CASE("kernels are listed with those of one execution space together, and wh
     if (kernel.backend != Exec::name()) continue;
     names += kernel.name + (kernel.available ? " " : " (" + kernel.why_not + ") ");
   }
-  CHECK(names == "test-absent (there is no such device) test-narrow test-broad portable ");
+  CHECK(names == "test-absent (there is no such device) test-narrow test-broad test-streams portable ");
 }
 
 TEST_CASE("a plan is made for the first kernel that fits, and says why for none", "[kernel][plan]") {
@@ -145,7 +158,7 @@ TEST_CASE("a plan refuses kernels that it cannot have", "[kernel][plan][error]")
                 config_of(24, Kernel::automatic, "test-narrow")) == "");
   CHECK(refused(ErrorCode::invalid_argument,
                 std::string("plan: kernel_name is 'test-elsewhere', expected one of those for ") + Exec::name() +
-                    ": portable, test-absent, test-narrow, test-broad",
+                    ": portable, test-absent, test-narrow, test-broad, test-streams",
                 config_of(16, Kernel::automatic, "test-elsewhere")) == "");
   CHECK(refused(ErrorCode::invalid_argument,
                 "plan: kernel_name is 'test-broad', expected none where kernel is not automatic",
@@ -216,6 +229,44 @@ TEST_CASE("arrays that a kernel cannot take go to the portable one, unless the k
   CHECK(refused(Kernel::fused, "", Kernel::automatic) == "");
   CHECK(refused(Kernel::automatic, "test-narrow", Kernel::automatic) == "");
   CHECK(refused(Kernel::automatic, "", Kernel::fused) == "");
+}
+
+TEST_CASE("a kernel that reads streams gets its own plan, which no other kernel runs", "[kernel][plan][attend]") {
+  const Exec exec;
+  const HeadShape heads{6, 2, 64};
+  const Inputs inputs = random_inputs<float16>(kTree, heads, 3);
+  Setup setup;
+  setup.kernel_name = "test-streams";
+  calls = {};
+  Problem<Exec, float16> problem(exec, kTree, heads, inputs, setup);
+  problem.attend(exec);
+  CHECK(calls.streams == 1);
+  problem.plan().grow(exec, problem.tree());
+  problem.attend(exec);
+  CHECK(calls.streams == 2);
+  CHECK(problem.plan().report(exec).rows == 4);
+  CHECK(wrong_error(ErrorCode::unsupported, "plan: it was made for kernel test-streams, whose tiles have another form",
+                    [&] { (void)problem.plan().view(); }) == "");
+
+  setup.options.kernel = Kernel::portable;
+  Problem<Exec, float16> portable(exec, kTree, heads, inputs, setup);
+  CHECK(wrong_error(ErrorCode::unsupported,
+                    "attend: the plan was made for kernel test-streams, the portable kernel cannot read it: make it with "
+                    "PlanConfig::kernel = Kernel::portable",
+                    [&] { portable.attend(exec); }) == "");
+  setup.options.kernel = Kernel::automatic;
+  setup.cache_layout = CacheLayout::padded;
+  Problem<Exec, float16> padded(exec, kTree, heads, inputs, setup);
+  CHECK(wrong_error(ErrorCode::unsupported,
+                    "attend: the plan was made for kernel test-streams, which cannot take these arrays: the row stride",
+                    [&] { padded.attend(exec); }) == "");
+  setup.strategy = PlanStrategy::node;
+  CHECK(wrong_error(ErrorCode::unsupported,
+                    "plan: kernel test-streams cannot be used: the strategy is node, it takes automatic alone",
+                    [&] { Problem<Exec, float16>(exec, kTree, heads, inputs, setup); }) == "");
+  PlanConfig config = config_of(16);
+  const Plan<Exec> tiles(exec, config);
+  CHECK(wrong_error(ErrorCode::stale_plan, "plan: used before", [&] { (void)tiles.stream_view(); }) == "");
 }
 
 TEST_CASE("attend does not run a fused kernel on a plan of the portable one", "[kernel][attend][error]") {

@@ -12,4 +12,5 @@
 #include "espalier/plan.hpp"
 #include "espalier/tree_arrays.hpp"
 #include "espalier/types.hpp"
+#include "espalier/validate.hpp"
 #include "espalier/version.hpp"

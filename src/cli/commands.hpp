@@ -19,5 +19,6 @@ using Command = std::function<int()>;
 [[nodiscard]] Command add_info(CLI::App& app);
 [[nodiscard]] Command add_plan(CLI::App& app);
 [[nodiscard]] Command add_replay(CLI::App& app);
+[[nodiscard]] Command add_validate(CLI::App& app);
 
 }  // namespace espalier::cli

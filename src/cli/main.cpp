@@ -30,6 +30,7 @@ constexpr Subcommand kSubcommands[] = {
     {"replay", "Decode a recorded trace: chat requests, or trees of thoughts", espalier::cli::add_replay},
     {"attend", "Attention over a tree, from and to NumPy arrays", espalier::cli::add_attend},
     {"plan", "How a tree is cut into tiles, what that costs, and a picture of it", espalier::cli::add_plan},
+    {"validate", "Check every kernel of this build against double precision", espalier::cli::add_validate},
     {"calibrate", "Measure what tiles cost on this device, for --cost-model", espalier::cli::add_calibrate},
 };
 

@@ -2,7 +2,7 @@
 // workloads of issue and paper; and how long planning takes. On a GPU, update and grow are timed inside a captured graph,
 // and the device's plan is compared with the host's, bit by bit.
 //
-//   espalier_stream_plans [WORKLOAD/QUERY_HEADS/KV_HEADS ...]
+//   espalier_stream_plans [--compare]   the second alone
 
 #include <Kokkos_Core.hpp>
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include "espalier/tree_arrays.hpp"
 #include "perf/gpu/fused_planner.hpp"
 #include "plan/streams/stream_plan.hpp"
+#include "support/captured.hpp"
 #include "support/fused_plan.hpp"
 
 namespace espalier::perf {
@@ -175,10 +176,66 @@ void compare(const Problem& problem) {
               double(device.partials) * 1e-3);
 }
 
+/// Microseconds of one call, the mean of a few in a row; on a GPU in a captured graph.
+template <class Exec>
+double time_calls(const Exec& exec, const std::function<void()>& body) {
+  constexpr int kCalls = 10, kRounds = 21;
+  body();
+  exec.fence();
+  const test::Captured<Exec> calls(exec, [&] {
+    for (int i = 0; i < kCalls; ++i) body();
+  });
+  std::vector<double> us;
+  for (int round = 0; round < kRounds; ++round) {
+    const auto begin = std::chrono::steady_clock::now();
+    calls.run(exec);
+    exec.fence();
+    us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count() / kCalls);
+  }
+  std::sort(us.begin(), us.end());
+  return us[us.size() / 2];
+}
+
+void time_plans(const std::string& name) {
+  using Exec = Kokkos::DefaultExecutionSpace;
+  using Host = Kokkos::DefaultHostExecutionSpace;
+  const TreeSnapshot snapshot = snapshot_of(make_workload(name), 32);
+  PlanConfig config = config_of(snapshot, 32, 8);
+  const Host host;
+  config.capacity = plan::StreamPlan<Host>::required_capacity(snapshot, config, host);
+  plan::StreamPlan<Host> expected(host, config);
+  const TreeArrays<Host> host_tree(host, snapshot);
+  expected.update(host, host_tree.view());
+  const FusedPlanArrays wanted = fused_plan_arrays(host, expected.view(), config.heads);
+
+  const Exec exec = test::capturing_instance<Exec>();
+  plan::StreamPlan<Exec> plan(exec, config);
+  const TreeArrays<Exec> tree(exec, snapshot);
+  std::printf("%-60s %6d / %6d:", name.c_str(), snapshot.nodes(), snapshot.rows());
+  for (const auto& [runner, label] : {std::pair{plan::StreamRunner::by_size, "update"},
+                                      std::pair{plan::StreamRunner::one_team, "one team"},
+                                      std::pair{plan::StreamRunner::device, "kernels"}}) {
+    if (runner == plan::StreamRunner::one_team && snapshot.nodes() > 20000) continue;
+    const double us = time_calls(exec, [&] { plan.update(exec, tree.view(), runner); });
+    const bool same = fused_plan_arrays(exec, plan.view(), config.heads) == wanted;
+    std::printf(" %s %.1f us%s,", label, us, same ? "" : " (NOT the host's plan)");
+  }
+  std::printf(" grow %.1f us\n", time_calls(exec, [&] { plan.grow(exec, tree.view()); }));
+  std::fflush(stdout);
+}
+
 }  // namespace
 }  // namespace espalier::perf
 
 int main(int argc, char** argv) {
   const Kokkos::ScopeGuard guard(argc, argv);
-  for (const auto& problem : espalier::perf::kProblems) espalier::perf::compare(problem);
+  if (argc > 1 && std::string(argv[1]) == "--compare") {
+    for (const auto& problem : espalier::perf::kProblems) espalier::perf::compare(problem);
+    return 0;
+  }
+  for (const char* tree :
+       {"layers:1,9/4096,256", "layers:1,99/4096,256", "layers:1,4,16,64,256,1024/256,32,256,64,32,256",
+        "layers:1,1024/2048,32", "layers:1,99,900,9000/2048,64,64,16", "layers:1,999,9000,90000/2048,64,64,16"})
+    espalier::perf::time_plans(tree);
+  return 0;
 }

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "espalier/error.hpp"
+#include "plan/streams/runners.hpp"
 #include "support/errors.hpp"
 #include "support/execution_spaces.hpp"
 #include "support/fused_plan.hpp"
@@ -102,6 +103,191 @@ TEMPLATE_LIST_TEST_CASE("streams of hundreds of random forests let each pair rea
     INFO("forest and setting of seed " << seed);
     check_forest<TestType>(seed % 3 == 0 ? random_forest(seed) : random_streams(seed), random_setting(seed));
   }
+}
+
+TEMPLATE_LIST_TEST_CASE("attention by the plan of streams agrees with the oracle", "[streams]", ExecutionSpaces) {
+  const TestType exec;
+  for (std::uint32_t seed = 0; seed < 60; ++seed) {
+    INFO("forest and setting of seed " << seed);
+    const Setting setting = random_setting(seed);
+    const Tree tree = seed % 2 == 0 ? random_forest(seed) : random_streams(seed);
+    const HeadShape& heads = setting.config.heads;
+    const TreeSnapshot snapshot = snapshot_of(tree, setting.block_tokens, setting.layout);
+    PlanConfig config = setting.config;
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+    StreamPlan<TestType> plan(exec, config);
+    const TreeArrays<TestType> arrays(exec, snapshot);
+    plan.update(exec, arrays.view());
+    const Inputs inputs = random_inputs<float>(tree, heads, seed);
+    const oracle::Result expected = oracle_of(tree, heads, inputs);
+    const oracle::Result found = attend_by_plan(fused_plan_arrays(exec, plan.view(), heads), snapshot, tree, heads,
+                                                inputs, setting.layout);
+    const std::vector<float> out(found.out.begin(), found.out.end()), lse(found.lse.begin(), found.lse.end());
+    CHECK(disagreement(out, lse, expected, heads, Scalar::f32, tolerance_of(tree, heads, inputs)) == "");
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("every runner of streams writes the same plan, with any number of threads", "[streams]",
+                        ExecutionSpaces) {
+  for (std::uint32_t seed = 0; seed < 60; ++seed) {
+    INFO("forest and setting of seed " << seed);
+    const Setting setting = random_setting(seed);
+    const TreeSnapshot snapshot = snapshot_of(random_streams(seed), setting.block_tokens, setting.layout);
+    PlanConfig config = setting.config;
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config);
+    FusedPlanArrays first;
+    bool is_first = true;
+    for (const TestType& exec : instances<TestType>()) {
+      StreamPlan<TestType> plan(exec, config);
+      const TreeArrays<TestType> arrays(exec, snapshot);
+      for (const StreamRunner runner :
+           {StreamRunner::by_size, StreamRunner::one_thread, StreamRunner::one_team, StreamRunner::device}) {
+        if (runner == StreamRunner::one_thread && !plan::streams::kRunsOnHost<TestType>) continue;
+        plan.update(exec, arrays.view(), runner);
+        FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
+        if (is_first) first = std::move(planned);
+        else CHECK(planned == first);
+        is_first = false;
+      }
+    }
+  }
+}
+
+/// The tree some tokens later: leaves are longer, and rows that saw all of theirs still do.
+Tree grown(const Tree& tree, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<char> has_child(tree.nodes.size(), 0);
+  for (const NodeSpec& node : tree.nodes)
+    if (node.parent >= 0) has_child[std::size_t(node.parent)] = 1;
+  Tree later = tree;
+  for (std::size_t node = 0; node < tree.nodes.size(); ++node)
+    if (has_child[node] == 0 && tree.nodes[node].tokens > 0)
+      later.nodes[node].tokens += std::int32_t(random() % 70);
+  for (RowSpec& row : later.rows)
+    if (row.visible == tree.nodes[std::size_t(row.node)].tokens) row.visible = -1;
+  return later;
+}
+
+TEMPLATE_LIST_TEST_CASE("a grown plan of streams covers the tree as it is then", "[streams]", ExecutionSpaces) {
+  const TestType exec;
+  for (std::uint32_t seed = 0; seed < 120; ++seed) {
+    INFO("forest and setting of seed " << seed);
+    const Setting setting = random_setting(seed);
+    std::vector<Tree> steps{seed % 3 == 0 ? random_forest(seed) : random_streams(seed)};
+    for (std::uint32_t step = 0; step < 2; ++step) steps.push_back(grown(steps.back(), seed * 2 + step));
+    // Tokens stay where they are: every step has the last one's blocks.
+    std::vector<TreeSnapshot> snapshots;
+    for (const Tree& tree : steps) {
+      snapshots.push_back(snapshot_of(steps.back(), setting.block_tokens, setting.layout));
+      const TreeSnapshot lengths = snapshot_of(tree, setting.block_tokens, setting.layout);
+      REQUIRE(lengths.row_index == snapshots.back().row_index);
+      snapshots.back().tokens = lengths.tokens;
+      snapshots.back().row_visible = lengths.row_visible;
+    }
+    PlanConfig config = setting.config;
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshots[0], config, exec);
+    StreamPlan<TestType> plan(exec, config);
+    TreeArrays<TestType> arrays(exec, snapshots[0]);
+    plan.update(exec, arrays.view());
+    for (std::size_t step = 1; step < snapshots.size(); ++step) {
+      arrays.upload(exec, snapshots[step]);
+      plan.grow(exec, arrays.view());
+      CHECK(wrong_in(exec, plan, snapshots[step], true) == "");
+    }
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("a plan of streams that lacks one segment, tile or partial says so and has no tiles",
+                        "[streams]", ExecutionSpaces) {
+  const TestType exec;
+  const TreeSnapshot snapshot = snapshot_of(random_streams(7), 16);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  for (const auto member : {&PlanCapacity::segments, &PlanCapacity::tiles, &PlanCapacity::partials}) {
+    PlanConfig config = random_setting(7).config;
+    config.heads = {8, 2, 4};
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+    const std::int32_t needed = config.capacity.*member;
+    config.capacity.*member = needed - 1;
+    INFO(needed - 1 << " of " << needed);
+    StreamPlan<TestType> plan(exec, config);
+    plan.update(exec, arrays.view());
+    CHECK(wrong_error(ErrorCode::capacity_exceeded, std::to_string(needed) + " ",
+                      [&] { static_cast<void>(plan.report(exec)); }) == "");
+    const FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
+    CHECK(planned.wide_tiles.empty());
+    CHECK(planned.narrow_tiles.empty());
+    CHECK(planned.merge_entries.empty());
+    plan.grow(exec, arrays.view());
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("a plan of streams checks what it is given", "[streams]", ExecutionSpaces) {
+  const TestType exec;
+  const auto make = [&](const PlanConfig& config) { StreamPlan<TestType>(exec, config); };
+  PlanConfig config;
+  config.heads = {4, 2, 64};
+  config.capacity = {10, 10};
+  config.workers = 1025;
+  CHECK(wrong_error(ErrorCode::invalid_argument, "workers is 1025", [&] { make(config); }) == "");
+  config.workers = 4;
+  StreamPlan<TestType> plan(exec, config);
+  const TreeArrays<TestType> tree(exec, snapshot_of(random_streams(3), 16));
+  CHECK(wrong_error(ErrorCode::stale_plan, "before the first update", [&] { plan.grow(exec, tree.view()); }) == "");
+  CHECK(wrong_error(ErrorCode::stale_plan, "before its first update", [&] { static_cast<void>(plan.view()); }) == "");
+  CHECK(wrong_error(ErrorCode::capacity_exceeded, "the plan's capacity is 10",
+                    [&] { plan.update(exec, tree.view()); }) == "");
+}
+
+TEMPLATE_LIST_TEST_CASE("tiles whose rows see nothing else write the output themselves", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  // Single prompts that one worker each could take, and a chunk of a prompt.
+  Tree apart{"apart", {}, {}};
+  for (std::int32_t node = 0; node < 40; ++node) {
+    apart.nodes.push_back({-1, 20 + node % 10});
+    apart.rows.push_back({node});
+  }
+  Tree chunk{"chunk", {{-1, 100}}, {}};
+  for (std::int32_t row = 0; row < 50; ++row) chunk.rows.push_back({0, row + 1});
+  for (const Tree& tree : {apart, chunk}) {
+    INFO(tree.name);
+    const TreeSnapshot snapshot = snapshot_of(tree, 16);
+    PlanConfig config;
+    config.heads = {4, 1, 4};
+    config.workers = 1;
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+    StreamPlan<TestType> plan(exec, config);
+    const TreeArrays<TestType> arrays(exec, snapshot);
+    plan.update(exec, arrays.view());
+    const FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
+    FusedPlanCheck check(planned, snapshot, config.heads, 1 << 16);
+    CHECK(check.run() == "");
+    CHECK(check.lonely() == 0);
+    CHECK(planned.merge_entries.empty());
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("streams of 100,000 nodes are the same on many threads as on one", "[streams]",
+                        ExecutionSpaces) {
+  const TestType all;
+  const auto one = Kokkos::Experimental::partition_space(all, 1, 1)[0];
+  std::mt19937 random(1);
+  std::vector<NodeSpec> nodes{{-1, 300}};
+  while (nodes.size() < 100000)
+    nodes.push_back({std::int32_t(random() % nodes.size() / (1 + random() % 8)), std::int32_t(random() % 50)});
+  const TreeSnapshot snapshot = make_snapshot(nodes, {}, 16);
+  PlanConfig config;
+  config.heads = {4, 1, 1};
+  config.workers = 24;
+  config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, all);
+  const auto planned_on = [&](const TestType& exec) {
+    StreamPlan<TestType> plan(exec, config);
+    const TreeArrays<TestType> arrays(exec, snapshot);
+    plan.update(exec, arrays.view());
+    CHECK(plan.report(exec).tiles == config.capacity.tiles);
+    return fused_plan_arrays(exec, plan.view(), config.heads);
+  };
+  CHECK(planned_on(all) == planned_on(one));
 }
 
 }  // namespace

@@ -127,7 +127,7 @@ struct Splits {
     most_gangs = c.workers / gang;
     every = Kokkos::max(1, 4 / gang);
     one_by_one = 12 / gang;
-    const std::int32_t fewest = Kokkos::max(1, Kokkos::min(kFewestWide, c.workers) / gang);
+    const std::int32_t fewest = Kokkos::max(1, Kokkos::min(std::int32_t(kFewestWide), c.workers) / gang);
     const std::int32_t rest = most_gangs - one_by_one - fewest;
     count = rest < 0 ? most_gangs - fewest + 1 : one_by_one + 1 + rest / every;
     if (c.totals->nodes.wide == 0) count = 0;

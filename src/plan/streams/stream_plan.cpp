@@ -20,10 +20,10 @@ constexpr std::int64_t kMostIndex = 2147483647;
 /// One thread that takes the place of team `league_rank`.
 struct OneThread {
   std::int32_t league;
-  [[nodiscard]] int league_rank() const { return league; }
-  static int team_rank() { return 0; }
-  static int team_size() { return 1; }
-  static void team_barrier() {}
+  [[nodiscard]] KOKKOS_FUNCTION int league_rank() const { return league; }
+  KOKKOS_FUNCTION static int team_rank() { return 0; }
+  KOKKOS_FUNCTION static int team_size() { return 1; }
+  KOKKOS_FUNCTION static void team_barrier() {}
 };
 
 /// All front steps for a small tree, in one team.

@@ -1,5 +1,7 @@
 #include "espalier/attention.hpp"
 
+#include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "backends/backend.hpp"
@@ -24,6 +26,17 @@ backend::Stream stream_of(const Exec& exec) {
   return nullptr;
 }
 
+/// Tells Kokkos' tools of a launch that Kokkos does not make, so that profiles show it. What `launch` returns.
+template <ExecutionSpace Exec, class Launch>
+int told_to_tools(const Exec& exec, const std::string& label, const Launch& launch) {
+  if (!Kokkos::Tools::profileLibraryLoaded()) return launch();
+  std::uint64_t id = 0;
+  Kokkos::Tools::beginParallelFor(label, Kokkos::Tools::Experimental::device_id(exec), &id);
+  const int status = launch();
+  Kokkos::Tools::endParallelFor(id);
+  return status;
+}
+
 void expects_success(const FusedKernel& kernel, const char* function, int status) {
   expects(status == 0, ErrorCode::backend_failure, function, ": kernel ", kernel.name,
           " could not be launched: ", status == 0 ? "" : kernel.status_text(status));
@@ -39,12 +52,13 @@ template <ExecutionSpace Exec>
 void attend_fused(const Exec& exec, const Plan<Exec>& plan, AttendParams& params) {
   const FusedKernel& kernel = *plan.fused_kernel();
   if (plan.rows() == 0) return;
-  if (kernel.form == PlanForm::streams) {
-    const int status = kernel.attend_streams(params, plan.stream_view(), plan.rows(), stream_of(exec));
-    return expects_success(kernel, "attend", status);
-  }
-  params.plan = plan.view();
-  expects_success(kernel, "attend", kernel.attend_tiles(params, stream_of(exec)));
+  const int status = told_to_tools(exec, "espalier::attend", [&] {
+    if (kernel.form == PlanForm::streams)
+      return kernel.attend_streams(params, plan.stream_view(), plan.rows(), stream_of(exec));
+    params.plan = plan.view();
+    return kernel.attend_tiles(params, stream_of(exec));
+  });
+  expects_success(kernel, "attend", status);
 }
 
 }  // namespace
@@ -78,7 +92,9 @@ void append(const Exec& exec, const AppendParams& params) {
   for (const FusedKernel& kernel : backend::fused_kernels()) {
     if (kernel.append == nullptr || std::string_view(kernel.backend) != Exec::name()) continue;
     if (!kernel.why_not_here().empty()) continue;
-    return expects_success(kernel, "append", kernel.append(params, stream_of(exec)));
+    return expects_success(kernel, "append", told_to_tools(exec, "espalier::append", [&] {
+                             return kernel.append(params, stream_of(exec));
+                           }));
   }
   portable::append(exec, params);
 }

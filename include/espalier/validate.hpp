@@ -13,12 +13,12 @@ namespace espalier {
 /// What one kernel made of the attentions that it was given.
 struct KernelValidation {
   KernelInfo kernel;
-  std::int32_t checked = 0;        ///< attentions that it ran: one for each case and strategy that it supports
-  std::int32_t unsupported = 0;    ///< attentions that it does not support
-  std::int32_t wrong = 0;          ///< attentions whose result is not what it should be
-  double largest_error = 0;        ///< |out - oracle| / |oracle| over all rows of an attention, the largest of all
-  double largest_share = 0;        ///< the largest error as a share of what is allowed; above 1 is wrong
-  double largest_difference = 0;   ///< |out - portable| / |portable|, where the portable kernel ran the same case
+  std::int32_t checked = 0;         ///< attentions that it ran: one for each case and strategy that it supports
+  std::int32_t unsupported = 0;     ///< attentions that it does not support
+  std::int32_t wrong = 0;           ///< attentions whose result is not what it should be
+  double largest_error = 0;         ///< |out - oracle| / |oracle| over all rows of an attention, the largest of all
+  double largest_share = 0;         ///< the largest error as a share of what is allowed; above 1 is wrong
+  double largest_difference = 0;    ///< |out - portable| / |portable|, where the portable kernel ran the same case
   std::vector<std::string> faults;  ///< what is wrong with the first few, each with the case that shows it
 
   /// It ran at least one attention, and all that it ran were right; or it cannot run here.

@@ -122,9 +122,8 @@ int attend_files(const Options& options) {
                         .block_tokens = options.block_tokens,
                         .strategy = strategy_named(options.strategy),
                         .cost_model = cost_model,
-                        .options = {.scale = options.scale.value_or(0.0f),
-                                    .soft_cap = options.soft_cap,
-                                    .kernel = by_oracle ? Kernel::automatic : kernel_named(options.kernel)}};
+                        .kernel = by_oracle ? Kernel::automatic : kernel_named(options.kernel),
+                        .options = {.scale = options.scale.value_or(0.0f), .soft_cap = options.soft_cap}};
   const Solution solution = by_oracle ? solve_by_oracle(problem) : solve(problem);
   if (!std::all_of(solution.out.begin(), solution.out.end(), [](float value) { return std::isfinite(value); })) {
     std::cerr << "espalier: attend: out is not finite everywhere: scores or sums exceed the range of float\n";

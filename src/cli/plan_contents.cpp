@@ -73,6 +73,7 @@ TimedPlan make_timed_plan(const TreeSnapshot& tree, PlanConfig config) {
   constexpr std::size_t kMostRuns = 15;
   constexpr double kEnoughMs = 300;
   const Exec exec;
+  config.kernel = Kernel::portable;  // whose plans can be looked into, whatever the strategy
   config.capacity = Plan<Exec>::required_capacity(tree, config);
   Plan<Exec> plan(exec, config);
   const TreeArrays<Exec> arrays(exec, tree);

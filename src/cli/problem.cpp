@@ -59,6 +59,7 @@ Solution solve_as(const Problem& problem) {
   config.scalar = problem.scalar;
   config.strategy = problem.strategy;
   config.cost_model = problem.cost_model;
+  config.kernel = problem.kernel;
   config.capacity = Plan<Exec>::required_capacity(snapshot, config);
   const TreeArrays<Exec> tree(exec, snapshot);
   Plan<Exec> plan(exec, config);

@@ -22,6 +22,7 @@ struct Problem {
   int block_tokens;
   PlanStrategy strategy;
   std::optional<CostModel> cost_model;  ///< none: that of the device
+  Kernel kernel;
   AttendOptions options;
 };
 

@@ -93,7 +93,8 @@ Command add_validate(CLI::App& app) {
   app.add_flag("--quick", options->quick, "A seventh of the problems");
   app.add_flag("--json", options->json, "Print it for machines");
   app.footer(
-      "Small trees of every kind, groups of 1, 4, 5 and 8 query heads, every head size, type and strategy that a kernel\n"
+      "Small trees of every kind, groups of 1, 4, 5 and 8 query heads, every head size, type and strategy that a "
+      "kernel\n"
       "supports, blocks of 1 to 256 tokens. 'error' is |out - oracle| / |oracle|, the largest of all problems; 'of\n"
       "allowed' also covers single elements and lse. Exit code 1 if a kernel is wrong.");
   return [options] { return validate(*options); };

@@ -10,8 +10,8 @@
 #include "backends/portable/attend.hpp"
 #include "build.hpp"
 #include "choose_kernel.hpp"
-#include "streams/stream_plan.hpp"
 #include "espalier/error.hpp"
+#include "streams/stream_plan.hpp"
 
 namespace espalier {
 

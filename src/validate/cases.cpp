@@ -111,7 +111,9 @@ std::string describe(const Case& it) {
 
 std::vector<Case> make_cases(bool quick, std::uint32_t seed) {
   std::mt19937 random(seed);
-  const auto one_of = [&]<class T>(std::initializer_list<T> values) { return values.begin()[random() % values.size()]; };
+  const auto one_of = [&]<class T>(std::initializer_list<T> values) {
+    return values.begin()[random() % values.size()];
+  };
   std::vector<HeadShape> groups{{4, 4, 0}, {8, 2, 0}, {10, 2, 0}, {8, 1, 0}};
   std::vector<Case> cases;
   std::size_t number = 0;

@@ -30,12 +30,15 @@ std::string describe(const Tree& tree, const HeadShape& heads, const Setup& setu
 
 /// Attends and compares with the oracle's result.
 template <class On>
-void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Setup& setup,
+void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, Setup setup,
            const oracle::Result& expected) {
+  // Gaps of 5 elements leave nothing aligned: a plan for a kernel that needs that would be refused.
+  if (setup.cache_layout == CacheLayout::padded) setup.kernel = Kernel::portable;
   INFO(On::Exec::name() << ", " << name_of(kScalarOf<typename On::Element>) << "; " << describe(tree, heads, setup));
   const auto result = attend<typename On::Element>(typename On::Exec(), tree, heads, inputs, setup);
   CHECK(disagreement(result.out, result.lse, expected, heads, kScalarOf<typename On::Element>,
-                     tolerance_of(tree, heads, inputs, setup.options)) == "");
+                     tolerance_of(tree, heads, inputs, setup.options,
+                                  fused_weight_unit<typename On::Exec, typename On::Element>())) == "");
 }
 
 TEMPLATE_LIST_TEST_CASE("attend agrees with the oracle on every tree, head shape and strategy", "[attend]",

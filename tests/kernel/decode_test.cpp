@@ -156,7 +156,7 @@ TEMPLATE_LIST_TEST_CASE("captured steps of grow, append and attend follow the tr
       for (std::vector<float>* values : {&inputs.q, &inputs.k, &inputs.v})
         for (float& value : *values) value = to_float(from_float<Element>(value));
       CHECK(disagreement(get(out), get(lse), oracle_of(now, heads, inputs), heads, kScalarOf<Element>,
-                         tolerance_of(now, heads, inputs)) == "");
+                         tolerance_of(now, heads, inputs, {}, fused_weight_unit<Exec, Element>())) == "");
     }
     // The blocks are full where a node's last step filled one.
     static_cast<void>(plan.report(exec));

@@ -8,6 +8,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/portable/attend.hpp"
+#include "espalier/validate.hpp"
 #include "support/errors.hpp"
 #include "support/problem.hpp"
 
@@ -27,6 +28,7 @@ struct Calls {
   int append = 0;
   int streams = 0;
   int status = 0;  ///< what the next launch says
+  bool spoils_lse = false;
 };
 Calls calls;
 
@@ -52,6 +54,7 @@ int attend_tiles(const AttendParams& call, backend::Stream stream) {
   CHECK(stream == nullptr);
   ++(calls.*kCount);
   if (calls.status == 0) portable::attend(Exec(), call);
+  if (calls.spoils_lse && call.lse != nullptr) call.lse[0] += 1;
   return calls.status;
 }
 
@@ -80,8 +83,8 @@ const std::vector<FusedKernel> kKernels = {
      tile_size, attend_tiles<&Calls::narrow>, nullptr, append_tokens, status_text},
     {"test-broad", Exec::name(), backend::PlanForm::tiles, false, runs, takes_any_shape, takes_any_params, tile_size,
      attend_tiles<&Calls::broad>, nullptr, nullptr, status_text},
-    {"test-streams", Exec::name(), backend::PlanForm::streams, false, runs, takes_any_shape, takes_even_strides, nullptr,
-     nullptr, attend_streams, nullptr, status_text},
+    {"test-streams", Exec::name(), backend::PlanForm::streams, false, runs, takes_any_shape, takes_even_strides,
+     nullptr, nullptr, attend_streams, nullptr, status_text},
     {"test-elsewhere", "Abacus", backend::PlanForm::tiles, true, runs, takes_any_shape, takes_any_params, tile_size,
      attend_tiles<&Calls::broad>, nullptr, nullptr, status_text},
 };
@@ -250,10 +253,11 @@ TEST_CASE("a kernel that reads streams gets its own plan, which no other kernel 
 
   setup.options.kernel = Kernel::portable;
   Problem<Exec, float16> portable(exec, kTree, heads, inputs, setup);
-  CHECK(wrong_error(ErrorCode::unsupported,
-                    "attend: the plan was made for kernel test-streams, the portable kernel cannot read it: make it with "
-                    "PlanConfig::kernel = Kernel::portable",
-                    [&] { portable.attend(exec); }) == "");
+  CHECK(
+      wrong_error(ErrorCode::unsupported,
+                  "attend: the plan was made for kernel test-streams, the portable kernel cannot read it: make it with "
+                  "PlanConfig::kernel = Kernel::portable",
+                  [&] { portable.attend(exec); }) == "");
   setup.options.kernel = Kernel::automatic;
   setup.cache_layout = CacheLayout::padded;
   Problem<Exec, float16> padded(exec, kTree, heads, inputs, setup);
@@ -292,6 +296,32 @@ TEST_CASE("a launch that fails is an error with the runtime's words", "[kernel][
   const Kokkos::View<float***, Kokkos::LayoutRight, Kokkos::HostSpace> fresh("fresh", 1, 2, 16);
   CHECK(wrong_error(ErrorCode::backend_failure, "append: kernel test-narrow could not be launched: status 77",
                     [&] { append(exec, slots, fresh, fresh, problem.cache()); }) == "");
+}
+
+TEST_CASE("validate finds a kernel that is wrong, and runs only those it is asked for", "[kernel][validate]") {
+  const auto validated = [](const std::string& name) {
+    calls.spoils_lse = name == "test-b";
+    std::vector<KernelValidation> found = validate_kernels(Exec(), {.kernel = name, .quick = true});
+    calls = {};
+    REQUIRE(found.size() == 1);
+    return found[0];
+  };
+  const KernelValidation wrong = validated("test-b");
+  CHECK(wrong.kernel.name == "test-broad");
+  CHECK(!wrong.passed());
+  CHECK(wrong.wrong > 10);
+  REQUIRE(wrong.faults.size() == 5);
+  CHECK(wrong.faults[0].starts_with("lse of row 0, head 0 is "));
+  CHECK(wrong.faults[0].find("heads of") != std::string::npos);
+
+  const KernelValidation absent = validated("test-abs");
+  CHECK(absent.passed());
+  CHECK(absent.checked == 0);
+  const KernelValidation narrow = validated("test-narrow");  // no problem has heads of 16
+  CHECK(narrow.unsupported > 100);
+  CHECK(!narrow.passed());
+  CHECK(wrong_error(ErrorCode::invalid_argument, "validate: no kernel's name begins with 'test-c', there are for ",
+                    [] { (void)validate_kernels(Exec(), {.kernel = "test-c"}); }) == "");
 }
 
 TEST_CASE("append runs the first kernel that runs here and has one", "[kernel][append]") {

@@ -86,6 +86,15 @@ inline Tolerance tolerance_of(const Tree& tree, const HeadShape& heads, const In
                                    .weight_unit = weight_unit});
 }
 
+/// The weight_unit of a result that a fused kernel of a GPU may have computed: it rounds weights and partials to the
+/// 16-bit type.
+template <class Exec, class Element>
+double fused_weight_unit() {
+  constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+  if (kOnHost || std::is_same_v<Element, float>) return 0;
+  return std::is_same_v<Element, float16> ? 0x1p-10 : 0x1p-7;
+}
+
 /// How the dimensions of the cache follow each other in memory.
 enum class CacheLayout : std::uint8_t {
   tokens_first,  ///< [blocks, block_tokens, kv_heads, head_dim]

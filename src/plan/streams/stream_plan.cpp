@@ -35,6 +35,13 @@ struct MakeOnTeam {
   KOKKOS_FUNCTION void operator()(const Team& team) const { MakePlan{}(OnTeam<Team>(team, c)); }
 };
 
+/// What kernels take work by; they leave it at 0 themselves.
+template <class Memory>
+struct ClearCounter {
+  Kokkos::View<std::uint32_t*, Memory> counter;
+  KOKKOS_FUNCTION void operator()(std::int32_t) const { counter(0) = 0; }
+};
+
 template <class Exec>
 std::int32_t workers_for(const Exec& exec) {
   if constexpr (kRunsOnHost<Exec>) return 16 * exec.concurrency();
@@ -110,7 +117,9 @@ struct StreamPlan<Exec>::Impl {
     const auto uninitialised = [&](const char* label) {
       return Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label));
     };
-    queue_next = decltype(queue_next)(Kokkos::view_alloc(exec, "espalier::StreamPlan::queue_next"), 1);
+    queue_next = decltype(queue_next)(uninitialised("espalier::StreamPlan::queue_next"), 1);
+    Kokkos::parallel_for("espalier::StreamPlan::clear", light(Kokkos::RangePolicy<Exec>(exec, 0, 1)),
+                         ClearCounter<Memory>{queue_next});
     partial_out = decltype(partial_out)(uninitialised("espalier::StreamPlan::partial_out"),
                                         std::size_t(partials) * std::size_t(config.heads.head_dim) * 2);
     partial_lse = decltype(partial_lse)(uninitialised("espalier::StreamPlan::partial_lse"), std::size_t(partials));
@@ -124,9 +133,9 @@ struct StreamPlan<Exec>::Impl {
 
   void make(const Exec& exec, const Context& c, StreamRunner runner) const {
     if (runner == StreamRunner::by_size) {
-      runner = !is_small()          ? StreamRunner::device
+      runner = !is_small()         ? StreamRunner::device
                : kRunsOnHost<Exec> ? StreamRunner::one_thread
-                                    : StreamRunner::one_team;
+                                   : StreamRunner::one_team;
     }
     const Fill fill{c};
     if constexpr (kRunsOnHost<Exec>) {

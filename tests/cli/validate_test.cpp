@@ -1,0 +1,41 @@
+#include <catch2/catch_test_macros.hpp>
+#include <nlohmann/json.hpp>
+
+#include "tool.hpp"
+
+namespace espalier::test {
+namespace {
+
+TEST_CASE("validate finds the kernels right, with a table, and no progress where stderr is no terminal") {
+  const Outcome outcome = run_tool({"validate", "--quick"});
+  CAPTURE(outcome.out, outcome.err);
+  CHECK(outcome.exit_code == 0);
+  CHECK(outcome.err.empty());
+  for (const char* words : {"kernel", "checked", "portable", "all right"})
+    CHECK(outcome.out.find(words) != std::string::npos);
+  CHECK(outcome.out.find("NOT") == std::string::npos);
+}
+
+TEST_CASE("validate tells machines about the kernels whose names begin as asked for") {
+  const Outcome outcome = run_tool({"validate", "--quick", "--kernel", "port", "--seed", "3", "--json"});
+  CAPTURE(outcome.err);
+  REQUIRE(outcome.exit_code == 0);
+  const auto report = nlohmann::json::parse(outcome.out);
+  CHECK(report.at("passed") == true);
+  CHECK(report.at("seed") == 3);
+  REQUIRE(report.at("kernels").size() == 1);
+  const auto& kernel = report.at("kernels")[0];
+  CHECK(kernel.at("name") == "portable");
+  CHECK(kernel.at("checked") > 100);
+  CHECK(kernel.at("unsupported") == 0);
+  CHECK(kernel.at("wrong") == 0);
+  CHECK(kernel.at("largest_error") > 0);
+  CHECK(kernel.at("largest_share_of_allowed") < 1);
+}
+
+TEST_CASE("validate refuses a kernel that there is not") {
+  expects_refusal(run_tool({"validate", "--kernel", "cuda-sm1"}), {"cuda-sm1", "portable"});
+}
+
+}  // namespace
+}  // namespace espalier::test

@@ -5,7 +5,7 @@
 //
 // A pair is one (row, query head) of a tile: pair = row * group + head in the group.
 //
-// Mapping: one block of four warps is one worker. It looks at the tiles of its list together, up to 128 at a time, and does
+// Mapping: one block of four warps is one worker. It looks at the tiles of its list together, up to 64 at a time, and does
 // those of each kind one after another:
 //   wide    more than 64 pairs (head_dim up to 128): each warp has 32 pairs, all read the same K and V
 //   medium  more than 16 pairs: likewise with 16 pairs for each warp
@@ -31,7 +31,7 @@ __device__ __forceinline__ void sort_tiles(const detail::AttendParams& p, int nu
                                            SharedMemory<kHeadDim>& memory) {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWaveLanes, lane = thread % kWaveLanes;
   int kind = kKinds, place = 0;
-  if (number + thread < end) {
+  if (thread < kBatchTiles && number + thread < end) {
     const detail::Tile tile = tile_of_plan(p, number + thread);
     memory.tiles[thread] = tile;
     kind = kind_of<kHeadDim>((tile.row_end - tile.row_begin) * group, tile.tokens);
@@ -69,25 +69,25 @@ __device__ __forceinline__ void attend_together(const detail::AttendParams& p, K
     const detail::Tile& tile = pieces.tile();
     const int first_pair = pieces.first_pair() + warp * kPairBlocks * kRows, tokens = tile.tokens;
     const bool has_pairs = first_pair < (tile.row_end - tile.row_begin) * group, masked = tile.masked;
-    attention.set_pairs(tile, first_pair);
+    attention.set_pairs(tile, first_pair, memory.row_of_pair[warp]);
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) attention.load_queries(b, feed.rows_at(feed.take(), warp));
 #pragma unroll 1
     for (int first = 0; first < tokens; first += kSharedTokens) {
       const int slot = feed.take();
       if (!has_pairs) continue;
-#pragma unroll
+#pragma unroll 1
       for (int half = 0; half < 2; ++half) {
         const int left = tokens - first - half * kRows;
         if (left <= 0) break;
         attention.multiply_keys(feed.rows_at(slot, half));
-        if (masked || left < kRows) attention.mask(memory.seen_by[slot][half]);
+        if (masked || left < kRows) attention.mask(memory.seen_by[slot][half], memory.row_of_pair[warp]);
         attention.weigh();
         attention.multiply_values(feed.rows_at(slot, kWarps / 2 + half));
       }
     }
     attention.finish();
-    if (has_pairs) attention.store(tile, first_pair);
+    if (has_pairs) attention.store(tile, first_pair, memory.row_of_pair[warp]);
     attention.clear();
   }
 }
@@ -141,20 +141,24 @@ __device__ __forceinline__ void attend_narrow(const detail::AttendParams& p, Kin
       const detail::Tile& tile = pieces.tile();
       const int end = pieces.token_end();
       const bool masked = tile.masked;
-      attention.set_pairs(tile, 0);
-      attention.load_queries(0, feed.rows_at(feed.take(), warp));
+      attention.set_pairs(tile, 0, memory.row_of_pair[warp]);
+      const int begin = pieces.token_begin();
 #pragma unroll 1
-      for (int first = pieces.token_begin(); first < end; first += kRows) {
-        int slot = feed.take();
-        attention.multiply_keys(feed.rows_at(slot, warp));
-        if (masked || first + kRows > end) attention.mask(memory.seen_by[slot][warp]);
-        attention.weigh();
-        slot = feed.take();
-        attention.multiply_values(feed.rows_at(slot, warp));
+      for (int first = begin - kRows; first < end; first += kRows) {
+        int slot = feed.take_first();
+        if (first < begin) {
+          attention.load_queries(0, feed.rows_at(slot, warp));
+        } else {
+          attention.multiply_keys(feed.rows_at(slot, warp));
+          if (masked || first + kRows > end) attention.mask(memory.seen_by[slot][warp], memory.row_of_pair[warp]);
+          attention.weigh();
+        }
+        slot = feed.take_second();
+        if (first >= begin) attention.multiply_values(feed.rows_at(slot, warp));
       }
       attention.finish();
       if (split) break;
-      attention.store(tile, 0);
+      attention.store(tile, 0, memory.row_of_pair[warp]);
       attention.clear();
     }
     if (!split) continue;

@@ -9,7 +9,7 @@ namespace espalier::gpu::sm80 {
 inline constexpr int kWarps = 4;
 inline constexpr int kThreads = kWarps * kWaveLanes;
 inline constexpr int kRows = 16;                ///< of a matrix product: pairs, or tokens of a step
-inline constexpr int kBatchTiles = kThreads;    ///< tiles of a worker that are looked at together
+inline constexpr int kBatchTiles = kThreads / 2; ///< tiles of a worker that are looked at together
 inline constexpr int kAloneTokens = 64;         ///< a narrow tile of so many tokens is done by one warp alone
 inline constexpr int kSharedTokens = 2 * kRows; ///< of K and V in a slot that all warps read
 
@@ -45,11 +45,20 @@ struct RowInterval {
   int begin, end;
 };
 
+/// What the lanes of a warp have looked up: where rows of Q, K and V begin, in elements, and who sees the tokens.
+struct FoundRows {
+  std::int64_t key[kWaveLanes];  ///< or query
+  std::int64_t value[kWaveLanes];
+  RowInterval seen_by[kWaveLanes];
+};
+
 template <int kHeadDim>
 struct SharedMemory {
   using C = Config<kHeadDim>;
   alignas(128) unsigned char ring[C::kSlots * C::kSlotBytes];
   RowInterval seen_by[C::kSlots][kWarps][kRows];  ///< of the tokens in the slot, where not all rows see all of them
+  FoundRows found[kWarps];
+  int row_of_pair[kWarps][C::kWideBlocks * kRows];  ///< of the pairs that a warp has
   detail::Tile tiles[kBatchTiles];
   unsigned char order[kKinds][kBatchTiles];  ///< the tiles of each kind, as the plan orders them
   int count[kKinds];

@@ -5,7 +5,8 @@
 // A slot takes 16 rows from each warp:
 //   one warp alone     Q of a piece, and an empty slot; then K of 16 tokens, and in the next slot their V
 //   all warps          Q of a piece, kPairBlocks slots; then K of 32 tokens from warps 0 and 1, their V from warps 2 and 3
-// So a warp alone looks rows up for every other slot, at one place in its code.
+// So a warp alone looks rows up for every other slot, at one place in its code: 32 tokens at a time. All warps together look up
+// 128, in every fourth slot; what they found waits in shared memory.
 // Rows of a slot that are none are zeros, so that 0 * V of a tail is 0 whatever lies in the cache.
 //
 // A row is cut in chunks of 16 bytes, one for each lane that copies; chunk c of row r lies at place c ^ swizzle(r), so that
@@ -44,6 +45,12 @@ class Pieces {
     return tile().tokens - token_begin_ < share_ ? tile().tokens : token_begin_ + share_;
   }
 
+  __device__ __forceinline__ int next() const { return next_; }
+  __device__ __forceinline__ void resume(int next, int first_pair) {
+    next_ = next;
+    first_pair_ = first_pair;
+  }
+
   __device__ __forceinline__ void advance() {
     first_pair_ += pairs_;
     if (first_pair_ < (tile().row_end - tile().row_begin) * group_) return;
@@ -76,7 +83,7 @@ class Feed {
   /// Begins to fill the ring, which no warp of the team may still read.
   __device__ __forceinline__ Feed(const detail::AttendParams& p, SharedMemory<kHeadDim>& memory, const Pieces& pieces,
                                   int group)
-      : p_(p), memory_(memory), ring_(shared_address(memory.ring)), pieces_(pieces), group_(group) {
+      : p_(p), memory_(memory), ring_(shared_address(memory.ring)), pieces_(pieces), group_(known_only_here(group)) {
     begin_piece();
 #pragma unroll 1
     for (int slot = 0; slot < C::kSlots - 1; ++slot) {
@@ -88,12 +95,20 @@ class Feed {
         fill_second(slot);
       }
     }
+    if constexpr (kShared) leave_place(C::kSlots - 1);
   }
 
   /// Waits for the next slot, and lets go of the one before it. All warps together: any slot.
   __device__ __forceinline__ int take() {
     const int slot = await_slot();
+    const FeedPlace at = memory_.feed_place[slot_before(slot)];
+    pieces_.resume(at.next, at.first_pair);
+    query_block_ = at.query_block;
+    first_ = at.first;
+    end_ = at.end;
+    place_ = at.place;
     fill(slot_before(slot));
+    leave_place(slot);
     return slot;
   }
 
@@ -124,6 +139,13 @@ class Feed {
     if (pieces_.done()) return;
     first_ = pieces_.token_begin();
     end_ = pieces_.token_end();
+  }
+
+  /// For the filling of the slot, behind the next barrier.
+  __device__ __forceinline__ void leave_place(int slot) const {
+    if (threadIdx.x == 0) {
+      memory_.feed_place[slot] = {pieces_.next(), pieces_.first_pair(), query_block_, first_, end_, place_};
+    }
   }
 
   static __device__ __forceinline__ int slot_before(int slot) { return slot == 0 ? C::kSlots - 1 : slot - 1; }
@@ -160,6 +182,7 @@ class Feed {
         ++query_block_;
       } else {
         first_ += kSharedTokens;
+        place_ = (place_ + kSharedTokens) % kThreads;
         if (first_ >= end_) next_piece();
       }
     }
@@ -174,7 +197,7 @@ class Feed {
         rows = queries();
       } else {
         if (place_ == 0) find_tokens(first_, end_);
-        note_rows(slot, kRows);
+        note_rows(slot, kRows, thread() / kWaveLanes * kWaveLanes + place_);
         rows = tokens_of_warp(false);
       }
       copy_rows(slot, rows);
@@ -206,8 +229,12 @@ class Feed {
     const int first = pieces_.first_pair() + ((kShared ? warp * kPairBlocks : 0) + query_block_) * kRows;
     const int pairs = (tile.row_end - tile.row_begin) * group_, pair = first + lane;
     const int count = at_most_rows(pairs - first);
-    std::int64_t* found = memory_.found[warp].key;
-    synchronise_warp();  // what was found before has been used
+    std::int64_t* found = memory_.found.key + warp * kWaveLanes;
+    if constexpr (kShared) {
+      __syncthreads();
+    } else {
+      synchronise_warp();  // what was found before has been used
+    }
     if (lane < kRows) {
       const int row = pair / group_;
       found[lane] = lane < count ? p_.plan.row_index[tile.row_begin + row] * p_.q_row_stride +
@@ -218,39 +245,43 @@ class Feed {
     return {static_cast<const T*>(p_.q), found, count};
   }
 
-  /// Finds tokens [first, end) of the tile, at most one for each lane.
+  /// Finds tokens [first, end) of the tile, at most one for each lane; none where there are none.
   __device__ __forceinline__ void find_tokens(int first, int end) const {
-    const LaneToken token = lane_token(p_, pieces_.tile(), first, end);
-    const int thread = Feed::thread(), lane = thread % kWaveLanes;
-    FoundRows& found = memory_.found[thread / kWaveLanes];
+    LaneToken token = {};
+    if (first < end) token = lane_token(p_, pieces_.tile(), first, end);
+    const int thread = Feed::thread();
     synchronise_warp();  // what was found before has been used
-    found.key[lane] = token.k;
-    found.value[lane] = token.v;
-    found.seen_by[lane] = {token.row_begin, token.row_end};
+    memory_.found.key[thread] = token.k;
+    memory_.found.value[thread] = token.v;
+    memory_.found.seen_by[thread] = {token.row_begin, token.row_end};
     synchronise_warp();
   }
 
   [[nodiscard]] __device__ __forceinline__ Rows tokens_of_warp(bool values) const {
-    FoundRows& found = memory_.found[thread() / kWaveLanes];
-    return {static_cast<const T*>(values ? p_.v : p_.k), (values ? found.value : found.key) + place_,
+    const int place = thread() / kWaveLanes * kWaveLanes + place_;
+    return {static_cast<const T*>(values ? p_.v : p_.k), (values ? memory_.found.value : memory_.found.key) + place,
             at_most_rows(end_ - first_)};
   }
 
   [[nodiscard]] __device__ __forceinline__ Rows tokens_of_team(int slot) const {
     const int warp = thread() / kWaveLanes;
+    if (place_ == 0) {
+      __syncthreads();  // what was found before has been used
+      find_tokens(first_ + warp * kWaveLanes, end_);
+      __syncthreads();
+    }
     const bool values = warp >= kWarps / 2;
-    const int first = first_ + warp % 2 * kRows, count = at_most_rows(end_ - first);
-    find_tokens(count > 0 ? first : first_, count > 0 ? first + count : first_ + 1);
-    if (!values) note_rows(slot, kSharedTokens);
-    FoundRows& found = memory_.found[warp];
-    return {static_cast<const T*>(values ? p_.v : p_.k), values ? found.value : found.key, count};
+    const int row = warp % 2 * kRows;
+    if (!values) note_rows(slot, kSharedTokens, place_ + row);
+    return {static_cast<const T*>(values ? p_.v : p_.k),
+            (values ? memory_.found.value : memory_.found.key) + place_ + row, at_most_rows(end_ - first_ - row)};
   }
 
   /// Leaves who sees the tokens of a slot, unless it is everybody. Rows of tokens that are not there are not looked at.
-  __device__ __forceinline__ void note_rows(int slot, int tokens) const {
+  __device__ __forceinline__ void note_rows(int slot, int tokens, int place) const {
     if (!pieces_.tile().masked && first_ + tokens <= end_) return;
-    const int thread = Feed::thread(), warp = thread / kWaveLanes, lane = thread % kWaveLanes;
-    if (lane < kRows) memory_.seen_by[slot][warp][lane] = memory_.found[warp].seen_by[place_ + lane];
+    const int thread = Feed::thread(), lane = thread % kWaveLanes;
+    if (lane < kRows) memory_.seen_by[slot][thread / kWaveLanes][lane] = memory_.found.seen_by[place + lane];
   }
 
   __device__ __forceinline__ void copy_rows(int slot, const Rows& rows) const {

@@ -25,13 +25,12 @@ class WarpAttention {
  public:
   __device__ __forceinline__ WarpAttention(const detail::AttendParams& p, int group)
       : p_(p),
-        group_(group),
+        group_(known_only_here(group)),
+        lane_(known_only_here(static_cast<int>(threadIdx.x % kWaveLanes))),
         key_place_(place_in_rows(lane() / 16 * 8 + lane() % 8, lane() / 8 % 2)),
-        place_(place_in_rows(lane() % 16, lane() / 16)) {
-    clear();
-  }
+        place_(place_in_rows(lane() % 16, lane() / 16)) {}
 
-  /// Nothing is added up yet.
+  /// To be called first: nothing is added up yet.
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
@@ -60,8 +59,8 @@ class WarpAttention {
     }
   }
 
-  /// Scores of 16 tokens.
-  __device__ __forceinline__ void multiply_keys(std::uint32_t rows) {
+  /// Scores of 16 tokens, in base 2.
+  __device__ __forceinline__ void multiply_keys(std::uint32_t rows, const ScoreFactors& score) {
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
 #pragma unroll
@@ -80,7 +79,7 @@ class WarpAttention {
         multiply<T>(scores_[b][1], q_[b][i], k[2], k[3]);
       }
     }
-    scale_scores();
+    scale_scores(score);
   }
 
   /// Takes the tokens away from pairs that do not see them.
@@ -220,9 +219,9 @@ class WarpAttention {
   static __device__ __forceinline__ int place_in_part(int pair, int d) { return d ^ pair % 4 * 8; }
 
  private:
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWaveLanes); }
+  [[nodiscard]] __device__ __forceinline__ int lane() const { return lane_; }
 
-  static __device__ __forceinline__ int pair_of(int first_pair, int b, int h) {
+  [[nodiscard]] __device__ __forceinline__ int pair_of(int first_pair, int b, int h) const {
     return first_pair + b * kRows + 8 * h + lane() / 4;
   }
 
@@ -236,10 +235,8 @@ class WarpAttention {
            static_cast<std::uint32_t>(chunk / kPeriod * kPeriod * 16);
   }
 
-  /// Products to scores in base 2.
-  __device__ __forceinline__ void scale_scores() {
-    const float cap = p_.soft_cap * kLog2E;
-    const float factor = p_.scale * kLog2E * (p_.soft_cap == 0.0f ? 1.0f : 2.0f / p_.soft_cap);
+  __device__ __forceinline__ void scale_scores(const ScoreFactors& score) {
+    const float factor = score.factor, cap = score.cap;
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
 #pragma unroll
@@ -248,7 +245,7 @@ class WarpAttention {
         for (int i = 0; i < 4; ++i) scores_[b][j][i] *= factor;
       }
     }
-    if (p_.soft_cap == 0.0f) return;
+    if (cap == 0.0f) return;
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
 #pragma unroll
@@ -262,7 +259,9 @@ class WarpAttention {
   }
 
   const detail::AttendParams& p_;
+  // What follows from these must not be computed, and kept in registers, before this kind of tile begins.
   const int group_;
+  const int lane_;
   const std::uint32_t key_place_;  ///< the lane's row in loads of K, from the first of 16 rows
   const std::uint32_t place_;      ///< in loads of Q and V
   std::uint32_t q_[kPairBlocks][kProducts][4];

@@ -37,6 +37,12 @@ __device__ __forceinline__ unsigned lanes_where(bool condition) { return __ballo
 
 __device__ __forceinline__ int bits_set(unsigned bits) { return __popc(bits); }
 
+/// The value; but the compiler does not compute ahead, and keep in registers, what follows from it.
+__device__ __forceinline__ int known_only_here(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // ------------------------------------------------------------------------------------------------- asynchronous copies
 
 /// 16 bytes from global to shared memory, past the first-level cache; zeros, and nothing is read, where not `wanted`.

@@ -33,9 +33,10 @@ void launch(void (*kernel)(Params), std::int64_t blocks, int threads, Stream str
   hipLaunchKernelGGL(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
                      static_cast<unsigned>(shared_bytes), stream, params);
 #else
-  if (shared_bytes > 0) {  // attributes belong to the device, so they are set where they are needed
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess) return;
-    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  // The attribute belongs to the device, so it is set where it is needed.
+  if (shared_bytes > 0 &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess) {
+    return;
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

@@ -5,7 +5,7 @@
 //
 // A pair is one (row, query head) of a tile: pair = row * group + head in the group.
 //
-// Mapping: one block of four warps is one worker. It looks at the tiles of its list together, up to 128 at a time, and does
+// Mapping: one block of four warps is one worker. It looks at the tiles of its list together, up to 64 at a time, and does
 // those of each kind one after another:
 //   wide    more than 64 pairs (head_dim up to 128): each warp has 32 pairs, all read the same K and V
 //   medium  more than 16 pairs: likewise with 16 pairs for each warp
@@ -31,7 +31,7 @@ __device__ __forceinline__ void sort_tiles(const detail::AttendParams& p, int nu
                                            SharedMemory<kHeadDim>& memory) {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWaveLanes, lane = thread % kWaveLanes;
   int kind = kKinds, place = 0;
-  if (number + thread < end) {
+  if (thread < kBatchTiles && number + thread < end) {
     const detail::Tile tile = tile_of_plan(p, number + thread);
     memory.tiles[thread] = tile;
     kind = kind_of<kHeadDim>((tile.row_end - tile.row_begin) * group, tile.tokens);
@@ -55,12 +55,12 @@ __device__ __forceinline__ void sort_tiles(const detail::AttendParams& p, int nu
   __syncthreads();
 }
 
-/// Tiles whose K and V all warps read.
+/// Tiles whose K and V all warps read. Not inlined: beside the code of narrow tiles, ptxas spills registers in the loops of both.
 template <class T, int kHeadDim, int kPairBlocks>
-__device__ __forceinline__ void attend_together(const detail::AttendParams& p, Kind kind, int group,
-                                                SharedMemory<kHeadDim>& memory) {
-  const int count = memory.count[kind], warp = static_cast<int>(threadIdx.x / kWaveLanes);
-  if (count == 0) return;
+__device__ __noinline__ void attend_together(const detail::AttendParams& p, int group) {
+  constexpr Kind kind = kPairBlocks > 1 ? kWide : kMedium;
+  auto& memory = *reinterpret_cast<SharedMemory<kHeadDim>*>(dynamic_shared_memory());
+  const int count = memory.count[kind], warp = known_only_here(static_cast<int>(threadIdx.x / kWaveLanes));
   __syncthreads();  // nobody reads the ring
   Pieces pieces(memory.tiles, memory.order[kind], 0, count, 1, kWarps * kPairBlocks * kRows, group);
   WarpAttention<T, kHeadDim, kPairBlocks> attention(p, group);
@@ -69,26 +69,26 @@ __device__ __forceinline__ void attend_together(const detail::AttendParams& p, K
     const detail::Tile& tile = pieces.tile();
     const int first_pair = pieces.first_pair() + warp * kPairBlocks * kRows, tokens = tile.tokens;
     const bool has_pairs = first_pair < (tile.row_end - tile.row_begin) * group, masked = tile.masked;
-    attention.set_pairs(tile, first_pair);
+    attention.set_pairs(tile, first_pair, memory.row_of_pair[warp]);
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) attention.load_queries(b, feed.rows_at(feed.take(), warp));
+    attention.clear();
 #pragma unroll 1
     for (int first = 0; first < tokens; first += kSharedTokens) {
       const int slot = feed.take();
       if (!has_pairs) continue;
-#pragma unroll
+#pragma unroll 1
       for (int half = 0; half < 2; ++half) {
         const int left = tokens - first - half * kRows;
         if (left <= 0) break;
-        attention.multiply_keys(feed.rows_at(slot, half));
-        if (masked || left < kRows) attention.mask(memory.seen_by[slot][half]);
+        attention.multiply_keys(feed.rows_at(slot, half), memory.score);
+        if (masked || left < kRows) attention.mask(memory.seen_by[slot][half], memory.row_of_pair[warp]);
         attention.weigh();
         attention.multiply_values(feed.rows_at(slot, kWarps / 2 + half));
       }
     }
     attention.finish();
-    if (has_pairs) attention.store(tile, first_pair);
-    attention.clear();
+    if (has_pairs) attention.store(tile, first_pair, memory.row_of_pair[warp]);
   }
 }
 
@@ -128,9 +128,10 @@ __device__ __forceinline__ void store_merged(const detail::AttendParams& p, cons
 template <class T, int kHeadDim>
 __device__ __forceinline__ void attend_narrow(const detail::AttendParams& p, Kind kind, int group,
                                               SharedMemory<kHeadDim>& memory) {
-  const int count = memory.count[kind], warp = static_cast<int>(threadIdx.x / kWaveLanes);
+  const int count = memory.count[kind], warp = known_only_here(static_cast<int>(threadIdx.x / kWaveLanes));
   const bool split = kind == kSplit;
   WarpAttention<T, kHeadDim, 1> attention(p, group);
+  attention.clear();
 #pragma unroll 1
   for (int number = 0; number < count; number += split ? 1 : count) {
     __syncthreads();  // nobody reads the ring
@@ -141,20 +142,24 @@ __device__ __forceinline__ void attend_narrow(const detail::AttendParams& p, Kin
       const detail::Tile& tile = pieces.tile();
       const int end = pieces.token_end();
       const bool masked = tile.masked;
-      attention.set_pairs(tile, 0);
-      attention.load_queries(0, feed.rows_at(feed.take(), warp));
+      attention.set_pairs(tile, 0, memory.row_of_pair[warp]);
+      const int begin = pieces.token_begin();
 #pragma unroll 1
-      for (int first = pieces.token_begin(); first < end; first += kRows) {
-        int slot = feed.take();
-        attention.multiply_keys(feed.rows_at(slot, warp));
-        if (masked || first + kRows > end) attention.mask(memory.seen_by[slot][warp]);
-        attention.weigh();
-        slot = feed.take();
-        attention.multiply_values(feed.rows_at(slot, warp));
+      for (int first = begin - kRows; first < end; first += kRows) {
+        int slot = feed.take_first();
+        if (first < begin) {
+          attention.load_queries(0, feed.rows_at(slot, warp));
+        } else {
+          attention.multiply_keys(feed.rows_at(slot, warp), memory.score);
+          if (masked || first + kRows > end) attention.mask(memory.seen_by[slot][warp], memory.row_of_pair[warp]);
+          attention.weigh();
+        }
+        slot = feed.take_second();
+        if (first >= begin) attention.multiply_values(feed.rows_at(slot, warp));
       }
       attention.finish();
       if (split) break;
-      attention.store(tile, 0);
+      attention.store(tile, 0, memory.row_of_pair[warp]);
       attention.clear();
     }
     if (!split) continue;
@@ -170,13 +175,18 @@ template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_constant__ detail::AttendParams p) {
   auto& memory = *reinterpret_cast<SharedMemory<kHeadDim>*>(dynamic_shared_memory());
   const int group = p.query_heads / p.kv_heads;
+  if (threadIdx.x == 0) {
+    memory.score = {p.scale * kLog2E * (p.soft_cap == 0.0f ? 1.0f : 2.0f / p.soft_cap), p.soft_cap * kLog2E};
+  }
   const int begin = p.plan.worker_begin[blockIdx.x], end = p.plan.worker_begin[blockIdx.x + 1];
 #pragma unroll 1
   for (int number = begin; number < end; number += kBatchTiles) {
     __syncthreads();  // the last batch is done
     sort_tiles<kHeadDim>(p, number, end, group, memory);
-    if constexpr (Config<kHeadDim>::kWideBlocks > 1) attend_together<T, kHeadDim, 2>(p, kWide, group, memory);
-    attend_together<T, kHeadDim, 1>(p, kMedium, group, memory);
+    if constexpr (Config<kHeadDim>::kWideBlocks > 1) {
+      if (memory.count[kWide] > 0) attend_together<T, kHeadDim, 2>(p, group);
+    }
+    if (memory.count[kMedium] > 0) attend_together<T, kHeadDim, 1>(p, group);
 #pragma unroll 1
     for (int kind = kSplit; kind <= kAlone; ++kind) {
       attend_narrow<T, kHeadDim>(p, static_cast<Kind>(kind), group, memory);

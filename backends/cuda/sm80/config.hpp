@@ -9,7 +9,7 @@ namespace espalier::gpu::sm80 {
 inline constexpr int kWarps = 4;
 inline constexpr int kThreads = kWarps * kWaveLanes;
 inline constexpr int kRows = 16;                ///< of a matrix product: pairs, or tokens of a step
-inline constexpr int kBatchTiles = kThreads;    ///< tiles of a worker that are looked at together
+inline constexpr int kBatchTiles = kThreads / 2; ///< tiles of a worker that are looked at together
 inline constexpr int kAloneTokens = 64;         ///< a narrow tile of so many tokens is done by one warp alone
 inline constexpr int kSharedTokens = 2 * kRows; ///< of K and V in a slot that all warps read
 
@@ -45,11 +45,36 @@ struct RowInterval {
   int begin, end;
 };
 
+/// What has been looked up: where rows of Q, K and V begin, in elements, and who sees the tokens. One place for each thread.
+struct FoundRows {
+  std::int64_t key[kThreads];  ///< or query
+  std::int64_t value[kThreads];
+  RowInterval seen_by[kThreads];
+};
+
+/// What a slot is to be filled with.
+struct FeedPlace {
+  int next, first_pair;  ///< piece
+  int query_block;       ///< of 16 pairs, whose Q it is; past the last one: tokens
+  int first, end;        ///< tokens that are left
+  int place;             ///< where the first of them is found
+};
+
+/// Products to scores in base 2: multiplied, and capped where there is a cap.
+struct ScoreFactors {
+  float factor;  ///< gives the score, or twice the argument of its tanh in base 2
+  float cap;     ///< in base 2; 0: none
+};
+
 template <int kHeadDim>
 struct SharedMemory {
   using C = Config<kHeadDim>;
   alignas(128) unsigned char ring[C::kSlots * C::kSlotBytes];
   RowInterval seen_by[C::kSlots][kWarps][kRows];  ///< of the tokens in the slot, where not all rows see all of them
+  FoundRows found;
+  FeedPlace feed_place[C::kSlots];  ///< where all warps fill together: kept here, not in registers
+  ScoreFactors score;
+  int row_of_pair[kWarps][C::kWideBlocks * kRows];  ///< of the pairs that a warp has
   detail::Tile tiles[kBatchTiles];
   unsigned char order[kKinds][kBatchTiles];  ///< the tiles of each kind, as the plan orders them
   int count[kKinds];

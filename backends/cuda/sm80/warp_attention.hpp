@@ -25,14 +25,12 @@ class WarpAttention {
  public:
   __device__ __forceinline__ WarpAttention(const detail::AttendParams& p, int group)
       : p_(p),
-        group_(group),
-        score_factor_(p.scale * kLog2E),
+        group_(known_only_here(group)),
+        lane_(known_only_here(static_cast<int>(threadIdx.x % kWaveLanes))),
         key_place_(place_in_rows(lane() / 16 * 8 + lane() % 8, lane() / 8 % 2)),
-        place_(place_in_rows(lane() % 16, lane() / 16)) {
-    clear();
-  }
+        place_(place_in_rows(lane() % 16, lane() / 16)) {}
 
-  /// Nothing is added up yet.
+  /// To be called first: nothing is added up yet.
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
@@ -45,13 +43,11 @@ class WarpAttention {
     }
   }
 
-  /// The rows of the pairs, for mask().
-  __device__ __forceinline__ void set_pairs(const detail::Tile& tile, int first_pair) {
-#pragma unroll
-    for (int b = 0; b < kPairBlocks; ++b) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) row_[b][h] = tile.row_begin + pair_of(first_pair, b, h) / group_;
-    }
+  /// Leaves the rows of the warp's pairs for mask() and store().
+  __device__ __forceinline__ void set_pairs(const detail::Tile& tile, int first_pair, int* row_of_pair) const {
+    synchronise_warp();  // those of the last tile have been used
+    if (lane() < kPairBlocks * kRows) row_of_pair[lane()] = tile.row_begin + (first_pair + lane()) / group_;
+    synchronise_warp();
   }
 
   __device__ __forceinline__ void load_queries(int block, std::uint32_t rows) {
@@ -63,8 +59,8 @@ class WarpAttention {
     }
   }
 
-  /// Scores of 16 tokens.
-  __device__ __forceinline__ void multiply_keys(std::uint32_t rows) {
+  /// Scores of 16 tokens, in base 2.
+  __device__ __forceinline__ void multiply_keys(std::uint32_t rows, const ScoreFactors& score) {
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
 #pragma unroll
@@ -83,12 +79,12 @@ class WarpAttention {
         multiply<T>(scores_[b][1], q_[b][i], k[2], k[3]);
       }
     }
-    if (p_.soft_cap != 0.0f || !(score_factor_ > 0.0f)) change_scores();
+    scale_scores(score);
   }
 
   /// Takes the tokens away from pairs that do not see them.
   /// @param seen_by  [16]
-  __device__ __forceinline__ void mask(const RowInterval* seen_by) {
+  __device__ __forceinline__ void mask(const RowInterval* seen_by, const int* row_of_pair) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
@@ -98,7 +94,8 @@ class WarpAttention {
         for (int b = 0; b < kPairBlocks; ++b) {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            if (row_[b][h] < rows.begin || row_[b][h] >= rows.end) scores_[b][j][2 * h + i] = -INFINITY;
+            const int row = row_of_pair[pair_of(0, b, h)];
+            if (row < rows.begin || row >= rows.end) scores_[b][j][2 * h + i] = -INFINITY;
           }
         }
       }
@@ -107,8 +104,6 @@ class WarpAttention {
 
   /// Scores to weights. The sum of weights that a lane keeps is that of its own columns, until finish().
   __device__ __forceinline__ void weigh() {
-    // Raw products keep the scale for here: one multiplication and addition for each instead of two.
-    const float factor = p_.soft_cap != 0.0f || !(score_factor_ > 0.0f) ? 1.0f : score_factor_;
     float rescale[kPairBlocks][2];
     bool rises = false;
 #pragma unroll
@@ -120,7 +115,7 @@ class WarpAttention {
         most = fmaxf(most, exchange_lanes(most, 1));
         most = fmaxf(most, exchange_lanes(most, 2));
         SoftmaxState& softmax = softmax_[b][h];
-        const float peak = fmaxf(softmax.peak, most * factor);
+        const float peak = fmaxf(softmax.peak, most);
         rescale[b][h] = fast_exp2(softmax.peak - peak);
         rises |= softmax.peak != peak;
         float sum = 0.0f;
@@ -128,7 +123,7 @@ class WarpAttention {
         for (int j = 0; j < 2; ++j) {
 #pragma unroll
           for (int i = 2 * h; i < 2 * h + 2; ++i) {
-            s[j][i] = fast_exp2(fmaf(s[j][i], factor, -peak));
+            s[j][i] = fast_exp2(s[j][i] - peak);
             sum += s[j][i];
           }
           weights_[b][2 * j + h] = pack<T>(s[j][2 * h], s[j][2 * h + 1]);
@@ -174,7 +169,7 @@ class WarpAttention {
   }
 
   /// Results of the tile's pairs from first_pair on.
-  __device__ __forceinline__ void store(const detail::Tile& tile, int first_pair) const {
+  __device__ __forceinline__ void store(const detail::Tile& tile, int first_pair, const int* row_of_pair) const {
     const int pairs = (tile.row_end - tile.row_begin) * group_;
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
@@ -183,7 +178,7 @@ class WarpAttention {
         const int pair = pair_of(first_pair, b, h);
         if (pair >= pairs) continue;
         const float inverse = softmax_[b][h].inverse();
-        const ResultPlace<T> place = result_place<T>(p_, tile, row_[b][h], pair % group_);
+        const ResultPlace<T> place = result_place<T>(p_, tile, row_of_pair[pair_of(0, b, h)], pair % group_);
         if (place.lse && lane() % 4 == 0) *place.lse = softmax_[b][h].lse();
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
@@ -203,16 +198,17 @@ class WarpAttention {
   __device__ __forceinline__ void leave_part(SharedMemory<kHeadDim>& memory, int warp) const {
     static_assert(kPairBlocks == 1 && sizeof memory.ring >= kWarps * kRows * kHeadDim * sizeof(float));
     float* part = reinterpret_cast<float*>(memory.ring) + warp * kRows * kHeadDim;
+    const int here = known_only_here(lane());
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int pair = pair_of(0, 0, h);
+      const int pair = 8 * h + here / 4;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
-        const int d = 8 * j + lane() % 4 * 2;
+        const int d = 8 * j + here % 4 * 2;
         *reinterpret_cast<float2*>(part + pair * kHeadDim + place_in_part(pair, d)) =
             make_float2(out_[0][j][2 * h], out_[0][j][2 * h + 1]);
       }
-      if (lane() % 4 == 0) {
+      if (here % 4 == 0) {
         memory.peak[warp][pair] = softmax_[0][h].peak;
         memory.weight[warp][pair] = softmax_[0][h].weight;
       }
@@ -223,9 +219,9 @@ class WarpAttention {
   static __device__ __forceinline__ int place_in_part(int pair, int d) { return d ^ pair % 4 * 8; }
 
  private:
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWaveLanes); }
+  [[nodiscard]] __device__ __forceinline__ int lane() const { return lane_; }
 
-  static __device__ __forceinline__ int pair_of(int first_pair, int b, int h) {
+  [[nodiscard]] __device__ __forceinline__ int pair_of(int first_pair, int b, int h) const {
     return first_pair + b * kRows + 8 * h + lane() / 4;
   }
 
@@ -239,32 +235,35 @@ class WarpAttention {
            static_cast<std::uint32_t>(chunk / kPeriod * kPeriod * 16);
   }
 
-  /// Products to scores in base 2, where they are more than multiplied by a positive number.
-  __device__ __forceinline__ void change_scores() {
-    const float cap = p_.soft_cap * kLog2E, exponent = 2.0f * kLog2E * p_.scale / p_.soft_cap;
+  __device__ __forceinline__ void scale_scores(const ScoreFactors& score) {
+    const float factor = score.factor, cap = score.cap;
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float& score = scores_[b][j][i];
-          if (p_.soft_cap != 0.0f) {  // tanh(x) = 1 - 2 / (1 + e^2x)
-            score = cap * (1.0f - fast_divide(2.0f, 1.0f + fast_exp2(score * exponent)));
-          } else {
-            score *= score_factor_;
-          }
+        for (int i = 0; i < 4; ++i) scores_[b][j][i] *= factor;
+      }
+    }
+    if (cap == 0.0f) return;
+#pragma unroll
+    for (int b = 0; b < kPairBlocks; ++b) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {  // tanh(x) = 1 - 2 / (1 + e^2x)
+          scores_[b][j][i] = cap * (1.0f - fast_divide(2.0f, 1.0f + fast_exp2(scores_[b][j][i])));
         }
       }
     }
   }
 
   const detail::AttendParams& p_;
+  // What follows from these must not be computed, and kept in registers, before this kind of tile begins.
   const int group_;
-  const float score_factor_;
+  const int lane_;
   const std::uint32_t key_place_;  ///< the lane's row in loads of K, from the first of 16 rows
   const std::uint32_t place_;      ///< in loads of Q and V
-  int row_[kPairBlocks][2];
   std::uint32_t q_[kPairBlocks][kProducts][4];
   float scores_[kPairBlocks][2][4];
   std::uint32_t weights_[kPairBlocks][4];

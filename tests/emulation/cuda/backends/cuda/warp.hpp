@@ -31,6 +31,7 @@ inline unsigned lanes_where(bool condition) {
 inline bool in_any_lane(bool condition) { return lanes_where(condition) != 0; }
 
 inline int bits_set(unsigned bits) { return __builtin_popcount(bits); }
+inline int known_only_here(int value) { return value; }
 
 // ------------------------------------------------------------------------------------------------- asynchronous copies
 

@@ -539,8 +539,7 @@ void KvTree::Impl::add_to_line(NodeIndex node, std::int32_t position_of_parent, 
   snapshot.block_table.insert(snapshot.block_table.end(), self.blocks.begin(), self.blocks.end());
 }
 
-void KvTree::Impl::last_slots(std::span<const BranchId> ids, std::int64_t tokens,
-                              std::span<std::int64_t> slots) const {
+void KvTree::Impl::last_slots(std::span<const BranchId> ids, std::int64_t tokens, std::span<std::int64_t> slots) const {
   expects(tokens >= 0, ErrorCode::invalid_argument, "KvTree::last_slots: tokens is ", tokens, ", expected 0 or more");
   for (const BranchId id : ids) {
     const std::int64_t length = tokens_of(expects_live(id, "KvTree::last_slots"));
@@ -552,8 +551,7 @@ void KvTree::Impl::last_slots(std::span<const BranchId> ids, std::int64_t tokens
           " tokens");
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const Branch& branch = branches[ids[i].index];
-    write_slots(branch.tail, tokens_of(branch) - tokens,
-                slots.subspan(i * std::size_t(tokens), std::size_t(tokens)));
+    write_slots(branch.tail, tokens_of(branch) - tokens, slots.subspan(i * std::size_t(tokens), std::size_t(tokens)));
   }
 }
 

@@ -93,7 +93,7 @@ class TreeTopology {
   NodeIndex first_root_ = -1;
   NodeIndex last_root_ = -1;
   std::vector<TopologyNode> nodes_;
-  std::vector<NodeIndex> removed_;  // to be used again, capacity for all of nodes_
+  std::vector<NodeIndex> removed_;                 // to be used again, capacity for all of nodes_
   std::vector<std::vector<BlockId>> spare_lists_;  // empty, with room; no more of them than its own capacity
 };
 

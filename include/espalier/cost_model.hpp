@@ -17,13 +17,13 @@ namespace espalier {
 /// and each lane whose result is a partial adds partial_us * head_dim / 128, for writing it and merging it.
 /// A lane is one (row, query head).
 struct CostModel {
-  double tile_us;          ///< any tile
-  double lane_us;          ///< per lane and 128 dimensions: its query in, its result out
-  double partial_us;       ///< per lane and 128 dimensions whose result is merged from partials
-  double read_gbs;         ///< GB/s that one worker reads K and V with
-  double math_gflops;      ///< GFLOP/s of one worker
-  std::int32_t lane_step;  ///< lanes are computed this many at a time
-  bool overlaps;           ///< reading hides behind the products, or they behind it
+  double tile_us;                ///< any tile
+  double lane_us;                ///< per lane and 128 dimensions: its query in, its result out
+  double partial_us;             ///< per lane and 128 dimensions whose result is merged from partials
+  double read_gbs;               ///< GB/s that one worker reads K and V with
+  double math_gflops;            ///< GFLOP/s of one worker
+  std::int32_t lane_step;        ///< lanes are computed this many at a time
+  bool overlaps;                 ///< reading hides behind the products, or they behind it
   std::int32_t panel_lanes = 0;  ///< lanes are computed in panels of so many, a multiple of lane_step; what is left of
                                  ///< them in one of lane_step, 2 lane_step, 4 lane_step, ... lanes. Below 2 lane_step:
                                  ///< all panels are of lane_step
@@ -33,7 +33,7 @@ struct CostModel {
 
 /// The portable kernel on one core of a server CPU with AVX-512: between what `espalier calibrate` found for f32 and bf16
 /// on a virtual core of an Intel Xeon (Granite Rapids class).
-inline constexpr CostModel kCpuCostModel{0.2, 0.27, 0.05, 8.7, 92.0, 4, false, 32};
+inline constexpr CostModel kCpuCostModel{0.2, 0.25, 0.1, 8.7, 92.0, 4, false, 32};
 
 /// One thread block of the fused kernels. H200: from measured tiles (a 128 x 128 block in 1.7 us, 80 GB/s streamed by
 /// an SM, 2 us for a tile). A100, H100, MI300: the same tiles scaled by the vendor's bandwidth and matrix rate;

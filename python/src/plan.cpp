@@ -102,8 +102,7 @@ void bind_config(nb::module_& m) {
           "__init__",
           [](CostModel* self, double tile_us, double lane_us, double partial_us, double read_gbs, double math_gflops,
              std::int32_t lane_step, bool overlaps, std::int32_t panel_lanes) {
-            new (self)
-                CostModel{tile_us, lane_us, partial_us, read_gbs, math_gflops, lane_step, overlaps, panel_lanes};
+            new (self) CostModel{tile_us, lane_us, partial_us, read_gbs, math_gflops, lane_step, overlaps, panel_lanes};
           },
           nb::kw_only(), "tile_us"_a, "lane_us"_a, "partial_us"_a, "read_gbs"_a, "math_gflops"_a, "lane_step"_a,
           "overlaps"_a, "panel_lanes"_a = 0)

@@ -101,14 +101,8 @@ CostModel model_of(const Constants& constants, const Shape& shape) {
   const auto rate = [&](double inverse) {
     return inverse > 0 ? std::clamp(1 / inverse, kLeastRate, kMostRate) : kMostRate;
   };
-  return {constants[0],
-          constants[1],
-          constants[2],
-          rate(constants[kReading]),
-          rate(constants[kProducts]),
-          shape.lane_step,
-          shape.overlaps,
-          shape.panel_lanes};
+  return {constants[0],    constants[1],   constants[2],     rate(constants[kReading]), rate(constants[kProducts]),
+          shape.lane_step, shape.overlaps, shape.panel_lanes};
 }
 
 /// The best model of a shape.

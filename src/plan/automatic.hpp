@@ -380,8 +380,8 @@ struct AutomaticCut {
     return begin;
   }
 
-  static constexpr std::int64_t kPieceTokens = 64;  ///< a piece is not shorter
-  static constexpr std::int64_t kPieceWork = 16;    ///< a piece costs at least so many times what any tile costs
+  static constexpr std::int64_t kPieceTokens = 64;   ///< a piece is not shorter
+  static constexpr std::int64_t kPieceWork = 16;     ///< a piece costs at least so many times what any tile costs
   static constexpr std::int64_t kLastPieceWork = 2;  ///< likewise, of a tile for which all others would wait
 };
 

@@ -121,7 +121,8 @@ TEST_CASE("wrong files with cost models are refused", "[calibrate]") {
     text.back() = ',';
     return value.empty() ? json.dump() : text + "\"" + name + "\": " + value + "}";
   };
-  for (const char* name : {"tile_us", "lane_us", "partial_us", "read_gbs", "math_gflops", "lane_step", "overlaps", "panel_lanes"}) {
+  for (const char* name :
+       {"tile_us", "lane_us", "partial_us", "read_gbs", "math_gflops", "lane_step", "overlaps", "panel_lanes"}) {
     refuses(with(name, ""), {"has no", name});
     refuses(with(name, "null"), {name, "null", "expected"});
     refuses(with(name, "\"7\""), {name, "\"7\"", "expected"});

@@ -28,8 +28,18 @@ TEST_CASE("workers that share a multiprocessor share its rates", "[cost_model]")
 
 TEST_CASE("lanes fill panels, and the rest of them the narrowest that holds it", "[cost_model]") {
   const detail::TileCost cost = detail::tile_cost_of({1, 1, 1, 1, 1, 4, false, 32}, {4, 2, 128}, Scalar::f32);
-  for (const auto& [lanes, padded] : {std::pair{1, 4}, {4, 4}, {5, 8}, {8, 8}, {9, 16}, {17, 32}, {32, 32}, {33, 36},
-                                      {45, 48}, {64, 64}, {90, 96}, {97, 100}})
+  for (const auto& [lanes, padded] : {std::pair{1, 4},
+                                      {4, 4},
+                                      {5, 8},
+                                      {8, 8},
+                                      {9, 16},
+                                      {17, 32},
+                                      {32, 32},
+                                      {33, 36},
+                                      {45, 48},
+                                      {64, 64},
+                                      {90, 96},
+                                      {97, 100}})
     CHECK(cost.with_padding(lanes) == padded);
   const detail::TileCost plain = detail::tile_cost_of({1, 1, 1, 1, 1, 16, true}, {4, 2, 128}, Scalar::f32);
   for (const auto& [lanes, padded] : {std::pair{1, 16}, {16, 16}, {17, 32}, {33, 48}})

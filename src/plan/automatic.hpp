@@ -332,7 +332,7 @@ struct AutomaticCut {
     const auto wanted = std::int64_t(double(2 * tile * c.heads_together(rows) + share) / double(2 * share));
     // Where the tile alone would take longer than everything evenly spread, others would wait for it: then pieces may
     // cost as much by themselves as their work does.
-    const bool is_last = tile * c.heads_together(rows) > SumLine::kSharesAtATime * share;
+    const bool is_last = tile > SumLine::kSharesAtATime * share;
     const std::int64_t work = is_last ? kLastPieceWork : kPieceWork;
     const std::int64_t most = Kokkos::min(tokens / kPieceTokens, fixed > 0 ? tile / (work * fixed) : tokens);
     return std::int32_t(Kokkos::max<std::int64_t>(1, Kokkos::min(wanted, most)));

@@ -31,6 +31,12 @@ using detail::expects;
 using detail::PoolHeader;
 using detail::PoolView;
 
+/// Made once: a tree that has reserved its memory allocates nothing in a decode step.
+const std::string acquire_label = "espalier::BlockPool::acquire";
+const std::string retain_label = "espalier::BlockPool::retain";
+const std::string release_label = "espalier::BlockPool::release";
+const std::string header_label = "espalier::BlockPool::header_on_host";
+
 constexpr std::int32_t kNoEntry = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxReferences = std::numeric_limits<std::int32_t>::max();
 
@@ -193,27 +199,27 @@ struct Update {
 /// On a host a team is one thread: the barriers between the steps cost more than a short loop. On a GPU it is as many
 /// threads as there are entries, in powers of two, because the scan needs one.
 template <class Exec, class Operation>
-void run_on_one_team(const Exec& exec, const char* label, const Operation& operation) {
+void run_on_one_team(const Exec& exec, const std::string& label, const Operation& operation) {
   const std::uint32_t entries = std::min(operation.entries, kMaxTeam);
   const int threads = kOnHost<Exec> ? 1 : int(std::max(64u, std::bit_ceil(entries)));
   Kokkos::parallel_for(label, Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kMaxTeam, 1>>(exec, 1, threads), operation);
 }
 
 template <class Step, class Exec, class Operation>
-void run_step(const Exec& exec, const char* label, std::int32_t items, const Operation& operation) {
+void run_step(const Exec& exec, const std::string& label, std::int32_t items, const Operation& operation) {
   Kokkos::parallel_for(label, Kokkos::RangePolicy<Exec, Step, Kokkos::IndexType<std::int32_t>>(exec, 0, items),
                        operation);
 }
 
 template <class Exec>
-void run(const Exec& exec, const char* label, const Acquire& acquire) {
+void run(const Exec& exec, const std::string& label, const Acquire& acquire) {
   if (acquire.entries <= kTeamEntries) return run_on_one_team(exec, label, acquire);
   run_step<Settle>(exec, label, acquire.entries, acquire);
   run_step<Close>(exec, label, 1, acquire);
 }
 
 template <class Exec, Change kChange>
-void run(const Exec& exec, const char* label, const Update<kChange>& update) {
+void run(const Exec& exec, const std::string& label, const Update<kChange>& update) {
   if (update.entries <= kTeamEntries) return run_on_one_team(exec, label, update);
   run_step<Count>(exec, label, update.entries, update);
   run_step<Check>(exec, label, update.entries, update);
@@ -322,14 +328,14 @@ template <ExecutionSpace Exec>
 void BlockPool<Exec>::acquire(const Exec& exec, BlockIds out) {
   const std::int32_t entries = entries_of(out, "BlockPool::acquire");
   if (entries == 0) return;
-  run(exec, "espalier::BlockPool::acquire", Acquire{view(), out.data(), entries});
+  run(exec, acquire_label, Acquire{view(), out.data(), entries});
 }
 
 template <ExecutionSpace Exec>
 void BlockPool<Exec>::retain(const Exec& exec, ConstBlockIds ids) {
   const std::int32_t entries = entries_of(ids, "BlockPool::retain");
   if (entries == 0) return;
-  run(exec, "espalier::BlockPool::retain", Update<Change::retain>{view(), ids.data(), nullptr, entries});
+  run(exec, retain_label, Update<Change::retain>{view(), ids.data(), nullptr, entries});
 }
 
 template <ExecutionSpace Exec>
@@ -337,14 +343,14 @@ void BlockPool<Exec>::retain(const Exec& exec, ConstBlockIds ids, ConstReference
   expects_one_each(ids, references, "BlockPool::retain");
   const std::int32_t entries = entries_of(ids, "BlockPool::retain");
   if (entries == 0) return;
-  run(exec, "espalier::BlockPool::retain", Update<Change::retain>{view(), ids.data(), references.data(), entries});
+  run(exec, retain_label, Update<Change::retain>{view(), ids.data(), references.data(), entries});
 }
 
 template <ExecutionSpace Exec>
 void BlockPool<Exec>::release(const Exec& exec, ConstBlockIds ids) {
   const std::int32_t entries = entries_of(ids, "BlockPool::release");
   if (entries == 0) return;
-  run(exec, "espalier::BlockPool::release", Update<Change::release>{view(), ids.data(), nullptr, entries});
+  run(exec, release_label, Update<Change::release>{view(), ids.data(), nullptr, entries});
 }
 
 template <ExecutionSpace Exec>
@@ -352,7 +358,7 @@ void BlockPool<Exec>::release(const Exec& exec, ConstBlockIds ids, ConstReferenc
   expects_one_each(ids, references, "BlockPool::release");
   const std::int32_t entries = entries_of(ids, "BlockPool::release");
   if (entries == 0) return;
-  run(exec, "espalier::BlockPool::release", Update<Change::release>{view(), ids.data(), references.data(), entries});
+  run(exec, release_label, Update<Change::release>{view(), ids.data(), references.data(), entries});
 }
 
 template <ExecutionSpace Exec>
@@ -370,13 +376,13 @@ PoolView BlockPool<Exec>::view() const {
 template <ExecutionSpace Exec>
 PoolHeader BlockPool<Exec>::header_on_host(const Exec& exec) const {
   if constexpr (kOnHost<Exec>) {
-    exec.fence("espalier::BlockPool::header_on_host");
+    exec.fence(header_label);
     return *header_.data();
   } else {
     PoolHeader header;
     const Kokkos::View<PoolHeader*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> target(&header, 1);
     Kokkos::deep_copy(exec, target, header_);
-    exec.fence("espalier::BlockPool::header_on_host");
+    exec.fence(header_label);
     return header;
   }
 }

@@ -1,5 +1,6 @@
 #include "espalier/cost_model.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -50,6 +51,8 @@ TileCost tile_cost_of(const CostModel& model, const HeadShape& heads, Scalar sca
             " is ", value, ", expected 0.001 to a million");
   expects(model.lane_step >= 1 && model.lane_step <= 1024, ErrorCode::invalid_argument, "cost model: lane_step is ",
           model.lane_step, ", expected 1 to 1024");
+  expects(model.panel_lanes >= 0 && model.panel_lanes <= 65536, ErrorCode::invalid_argument,
+          "cost model: panel_lanes is ", model.panel_lanes, ", expected 0 to 65536");
   const auto picoseconds = [](double microseconds) { return std::int64_t(std::llround(microseconds * 1e6)); };
   const double dims = heads.head_dim / 128.0;
   TileCost cost{};
@@ -60,6 +63,7 @@ TileCost tile_cost_of(const CostModel& model, const HeadShape& heads, Scalar sca
   cost.lane_token_ps = std::llround(4.0 * heads.head_dim / model.math_gflops * 1e3);
   cost.lane_step = model.lane_step;
   cost.overlaps = model.overlaps ? 1 : 0;
+  cost.panel_lanes = std::max(model.panel_lanes / model.lane_step, 1) * model.lane_step;
   return cost;
 }
 

@@ -46,6 +46,16 @@ struct ReferenceList {
   std::vector<BlockId> blocks;
   std::vector<std::int32_t> references;
 
+  void clear() noexcept {
+    blocks.clear();
+    references.clear();
+  }
+
+  void reserve(std::size_t count) {
+    blocks.reserve(count);
+    references.reserve(count);
+  }
+
   void add(std::span<const BlockId> ids, std::int32_t each) {
     blocks.insert(blocks.end(), ids.begin(), ids.end());
     references.insert(references.end(), ids.size(), each);
@@ -149,13 +159,13 @@ struct KvTree::Impl {
             " tokens, the pool has ", free, " free of ", pool.config().blocks);
   }
 
-  /// Needs expects_free. Throws std::bad_alloc.
-  [[nodiscard]] std::vector<BlockId> acquire(std::int64_t count) {
-    std::vector<BlockId> blocks(static_cast<std::size_t>(count));
-    if (count == 0) return blocks;
-    pool.acquire(exec, Pool::BlockIds(blocks.data(), blocks.size()));
+  /// Needs expects_free. Throws std::bad_alloc. The result is good until the next call.
+  [[nodiscard]] std::span<const BlockId> acquire(std::int64_t count) {
+    work.acquired.resize(static_cast<std::size_t>(count));
+    if (count == 0) return {};
+    pool.acquire(exec, Pool::BlockIds(work.acquired.data(), work.acquired.size()));
     exec.fence(wait_label);
-    return blocks;
+    return work.acquired;
   }
 
   void retain(const ReferenceList& list) {
@@ -217,19 +227,40 @@ struct KvTree::Impl {
   [[nodiscard]] std::int64_t blocks_for(std::int64_t tokens) const;
   Growth plan_growth(BranchId id, std::int64_t tokens);
   void reserve_blocks(const Growth& growth);
-  [[nodiscard]] std::vector<BlockId> begin_blocks(const Growth& growth) const;
+  [[nodiscard]] std::vector<BlockId> begin_blocks(const Growth& growth);
   void lengthen(NodeIndex node, std::int64_t tokens) noexcept;
   NodeIndex add_own_node(const Growth& growth, std::vector<BlockId> blocks) noexcept;
 
   // -- slots, snapshots
 
   void write_slots(NodeIndex tail, std::int64_t begin, std::span<std::int64_t> slots) const;
-  TreeSnapshot snapshot(std::span<const BranchRow> rows) const;
+  void last_slots(std::span<const BranchId> ids, std::int64_t tokens, std::span<std::int64_t> slots) const;
+  void snapshot(std::span<const BranchRow> rows, TreeSnapshot& snapshot) const;
   void add_to_line(NodeIndex node, std::int32_t position_of_parent, TreeSnapshot& snapshot) const;
+
+  void reserve(const KvTreeCapacity& capacity);
+
+  /// What actions work on; kept, so that they need not allocate it again.
+  struct Work {
+    std::vector<NodeIndex> fork_nodes, prune_tails, cuts, changed;
+    ReferenceList gained, lost;
+    std::vector<Growth> growths;
+    std::vector<std::vector<BlockId>> new_lists;
+    std::vector<BlockId> acquired;
+  };
+
+  /// Likewise for snapshots.
+  struct SnapshotWork {
+    std::vector<std::int32_t> position;  // of each node in the line
+    std::vector<NodeIndex> row_nodes;
+    std::vector<detail::PlacedRow> placed;
+  };
 
   Exec exec;
   Pool& pool;
   TreeTopology topology;
+  Work work;
+  mutable SnapshotWork snapshot_work;
   std::vector<Branch> branches;
   std::vector<std::int32_t> unused_branches;  // capacity for all of branches
   std::int32_t first_branch = -1;
@@ -306,15 +337,13 @@ std::vector<BranchId> KvTree::Impl::change(std::span<const BranchFork> forks, st
   created.reserve(std::size_t(created_count));
   reserve_branches(created_count);
   topology.reserve(std::ssize(forks));
-  std::vector<NodeIndex> fork_nodes;
+  auto& [fork_nodes, prune_tails, cuts, changed, gained, lost, growths, new_lists, acquired] = work;
+  for (auto* list : {&fork_nodes, &prune_tails, &cuts, &changed}) list->clear();
+  gained.clear();
+  lost.clear();
   fork_nodes.reserve(forks.size());
-  std::vector<NodeIndex> prune_tails;
   prune_tails.reserve(prunes.size());
-  std::vector<NodeIndex> cuts;
   cuts.reserve(forks.size());
-  ReferenceList gained;
-  ReferenceList lost;
-  std::vector<NodeIndex> changed;
   try {
     for (const BranchFork& fork : forks) fork_nodes.push_back(fork.count > 0 ? fork_node(fork, cuts) : -1);
     for (const BranchId prune : prunes) prune_tails.push_back(branches[prune.index].tail);
@@ -353,7 +382,9 @@ BranchId KvTree::Impl::root(std::int64_t tokens) {
   expects_free(blocks_for(tokens), "KvTree::root");
   reserve_branches(1);
   topology.reserve(1);
-  std::vector<BlockId> blocks = acquire(blocks_for(tokens));
+  std::vector<BlockId> blocks = topology.take_list(std::size_t(blocks_for(tokens)));
+  const std::span<const BlockId> acquired = acquire(blocks_for(tokens));
+  blocks.assign(acquired.begin(), acquired.end());
 
   const NodeIndex node = topology.add(-1);
   topology[node].branches = 1;
@@ -386,9 +417,8 @@ void KvTree::Impl::reserve_blocks(const Growth& growth) {
 }
 
 /// What the block list of a new node holds before its new blocks, with room for those. Throws std::bad_alloc.
-std::vector<BlockId> KvTree::Impl::begin_blocks(const Growth& growth) const {
-  std::vector<BlockId> blocks;
-  blocks.reserve(std::size_t(growth.new_blocks) + 1);
+std::vector<BlockId> KvTree::Impl::begin_blocks(const Growth& growth) {
+  std::vector<BlockId> blocks = topology.take_list(std::size_t(growth.new_blocks) + 1);
   if (growth.continues) blocks.push_back(topology[branches[growth.branch].tail].blocks.back());
   return blocks;
 }
@@ -420,7 +450,8 @@ NodeIndex KvTree::Impl::add_own_node(const Growth& growth, std::vector<BlockId> 
 void KvTree::Impl::append(std::span<const BranchId> ids, std::int64_t tokens) {
   expects(tokens >= 0, ErrorCode::invalid_argument, "KvTree::append: tokens is ", tokens, ", expected 0 or more");
   ++call;
-  std::vector<Growth> growths;
+  std::vector<Growth>& growths = work.growths;
+  growths.clear();
   growths.reserve(ids.size());
   std::int64_t new_nodes = 0;
   std::int64_t new_blocks = 0;
@@ -433,7 +464,8 @@ void KvTree::Impl::append(std::span<const BranchId> ids, std::int64_t tokens) {
 
   expects_free(new_blocks, "KvTree::append");
   topology.reserve(new_nodes);
-  std::vector<std::vector<BlockId>> new_lists;
+  std::vector<std::vector<BlockId>>& new_lists = work.new_lists;
+  new_lists.clear();
   new_lists.reserve(std::size_t(new_nodes));
   for (const Growth& growth : growths) {
     if (growth.in_own_node) {
@@ -442,7 +474,7 @@ void KvTree::Impl::append(std::span<const BranchId> ids, std::int64_t tokens) {
       new_lists.push_back(begin_blocks(growth));
     }
   }
-  const std::vector<BlockId> acquired = acquire(new_blocks);
+  const std::span<const BlockId> acquired = acquire(new_blocks);
 
   auto next_list = new_lists.begin();
   auto next_block = acquired.begin();
@@ -450,12 +482,35 @@ void KvTree::Impl::append(std::span<const BranchId> ids, std::int64_t tokens) {
     const NodeIndex node =
         growth.in_own_node ? branches[growth.branch].tail : add_own_node(growth, std::move(*next_list++));
     std::vector<BlockId>& blocks = topology[node].blocks;
-    blocks.insert(blocks.end(), next_block, next_block + growth.new_blocks);
-    next_block += growth.new_blocks;
+    blocks.insert(blocks.end(), next_block, next_block + std::ptrdiff_t(growth.new_blocks));
+    next_block += std::ptrdiff_t(growth.new_blocks);
     lengthen(node, tokens);
   }
   unshared_tokens += tokens * std::ssize(ids);
   ++version;
+}
+
+void KvTree::Impl::reserve(const KvTreeCapacity& capacity) {
+  for (const auto& [value, name] : {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.branches, "branches"},
+                                    std::pair{capacity.node_blocks, "node_blocks"}})
+    expects(value >= 0, ErrorCode::invalid_argument, "KvTree::reserve: ", name, " is ", value, ", expected 0 or more");
+  const auto more_nodes = std::size_t(capacity.nodes), more_branches = std::size_t(capacity.branches);
+  topology.reserve(capacity.nodes, capacity.node_blocks);
+  branches.reserve(more_branches);
+  unused_branches.reserve(branches.capacity());
+  for (auto* list : {&work.fork_nodes, &work.prune_tails, &work.cuts}) list->reserve(more_branches);
+  work.changed.reserve(more_nodes);
+  work.growths.reserve(more_branches);
+  work.new_lists.reserve(more_branches);
+  // Each block is owned by one node.
+  const auto most_blocks = std::size_t(
+      std::min(std::int64_t(pool.config().blocks), std::int64_t(capacity.nodes) * std::int64_t(capacity.node_blocks)));
+  work.gained.reserve(most_blocks);
+  work.lost.reserve(most_blocks);
+  work.acquired.reserve(most_blocks);
+  snapshot_work.position.reserve(more_nodes);
+  snapshot_work.row_nodes.reserve(more_branches);
+  snapshot_work.placed.reserve(more_branches);
 }
 
 // --------------------------------------------------------------------------------------------------- slots, snapshots
@@ -484,11 +539,28 @@ void KvTree::Impl::add_to_line(NodeIndex node, std::int32_t position_of_parent, 
   snapshot.block_table.insert(snapshot.block_table.end(), self.blocks.begin(), self.blocks.end());
 }
 
-TreeSnapshot KvTree::Impl::snapshot(std::span<const BranchRow> rows) const {
+void KvTree::Impl::last_slots(std::span<const BranchId> ids, std::int64_t tokens, std::span<std::int64_t> slots) const {
+  expects(tokens >= 0, ErrorCode::invalid_argument, "KvTree::last_slots: tokens is ", tokens, ", expected 0 or more");
+  for (const BranchId id : ids) {
+    const std::int64_t length = tokens_of(expects_live(id, "KvTree::last_slots"));
+    expects(tokens <= length, ErrorCode::invalid_argument, "KvTree::last_slots: the last ", tokens,
+            " tokens of branch ", Named{id}, ", which has ", length);
+  }
+  expects(slots.size() == ids.size() * std::size_t(tokens), ErrorCode::invalid_argument,
+          "KvTree::last_slots: slots has size ", slots.size(), ", expected ", ids.size(), " branches times ", tokens,
+          " tokens");
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const Branch& branch = branches[ids[i].index];
+    write_slots(branch.tail, tokens_of(branch) - tokens, slots.subspan(i * std::size_t(tokens), std::size_t(tokens)));
+  }
+}
+
+void KvTree::Impl::snapshot(std::span<const BranchRow> rows, TreeSnapshot& snapshot) const {
   constexpr std::int32_t kUnseen = -2;
   constexpr std::int32_t kSeen = -1;
-  std::vector<std::int32_t> position(std::size_t(topology.node_limit()), kUnseen);  // of each node in the line
-  std::vector<NodeIndex> row_nodes;
+  auto& [position, row_nodes, placed] = snapshot_work;
+  position.assign(std::size_t(topology.node_limit()), kUnseen);
+  row_nodes.clear();
   row_nodes.reserve(rows.size());
   std::int64_t seen_nodes = 0;
   std::int64_t seen_tokens = 0;
@@ -511,12 +583,13 @@ TreeSnapshot KvTree::Impl::snapshot(std::span<const BranchRow> rows) const {
           "KvTree::snapshot: ", rows.size(), " rows see ", seen_tokens, " tokens in ", seen_blocks,
           " blocks, expected at most 2^31 - 1 of each");
 
-  TreeSnapshot snapshot;
   snapshot.block_tokens = block_tokens();
   snapshot.version = version;
   for (auto* array : {&snapshot.parent, &snapshot.tokens, &snapshot.first_block, &snapshot.first_offset}) {
+    array->clear();
     array->reserve(std::size_t(seen_nodes));
   }
+  snapshot.block_table.clear();
   snapshot.block_table.reserve(std::size_t(seen_blocks));
   for (NodeIndex node = topology.first_root(); node >= 0;) {
     const bool seen = position[node] != kUnseen;
@@ -533,14 +606,13 @@ TreeSnapshot KvTree::Impl::snapshot(std::span<const BranchRow> rows) const {
     }
   }
 
-  std::vector<detail::PlacedRow> placed;
+  placed.clear();
   placed.reserve(rows.size());
   for (std::size_t row = 0; row < rows.size(); ++row) {
     const TopologyNode& node = topology[row_nodes[row]];
     placed.push_back({position[row_nodes[row]], std::int32_t(std::min(rows[row].tokens, node.end) - node.begin())});
   }
   detail::set_rows(snapshot, placed);
-  return snapshot;
 }
 
 // ----------------------------------------------------------------------------------------------------- the public face
@@ -584,28 +656,36 @@ std::vector<std::int64_t> KvTree::slots(BranchId branch, std::int64_t begin, std
 
 std::vector<std::int64_t> KvTree::last_slots(std::span<const BranchId> branches, std::int64_t tokens) const {
   expects(tokens >= 0, ErrorCode::invalid_argument, "KvTree::last_slots: tokens is ", tokens, ", expected 0 or more");
-  for (const BranchId branch : branches) {
-    const std::int64_t length = impl_->tokens_of(impl_->expects_live(branch, "KvTree::last_slots"));
-    expects(tokens <= length, ErrorCode::invalid_argument, "KvTree::last_slots: the last ", tokens,
-            " tokens of branch ", Named{branch}, ", which has ", length);
-  }
-  std::vector<std::int64_t> slots(branches.size() * std::size_t(tokens));
-  for (std::size_t i = 0; i < branches.size(); ++i) {
-    const Branch& branch = impl_->branches[branches[i].index];
-    impl_->write_slots(branch.tail, impl_->tokens_of(branch) - tokens,
-                       std::span(slots).subspan(i * std::size_t(tokens), std::size_t(tokens)));
-  }
+  std::int64_t shortest = branches.empty() ? tokens : kBranchEnd;  // nothing is allocated for what will be refused
+  for (const BranchId branch : branches)
+    shortest = std::min(shortest, impl_->tokens_of(impl_->expects_live(branch, "KvTree::last_slots")));
+  std::vector<std::int64_t> slots(tokens <= shortest ? branches.size() * std::size_t(tokens) : 0);
+  impl_->last_slots(branches, tokens, slots);
   return slots;
+}
+
+void KvTree::last_slots(std::span<const BranchId> branches, std::int64_t tokens, std::span<std::int64_t> slots) const {
+  impl_->last_slots(branches, tokens, slots);
 }
 
 TreeSnapshot KvTree::snapshot() const {
   std::vector<BranchRow> rows;
   rows.reserve(std::size_t(impl_->live_branches));
   for (const BranchId branch : branches()) rows.push_back({branch});
-  return impl_->snapshot(rows);
+  return snapshot(rows);
 }
 
-TreeSnapshot KvTree::snapshot(std::span<const BranchRow> rows) const { return impl_->snapshot(rows); }
+TreeSnapshot KvTree::snapshot(std::span<const BranchRow> rows) const {
+  TreeSnapshot snapshot;
+  impl_->snapshot(rows, snapshot);
+  return snapshot;
+}
+
+void KvTree::snapshot(std::span<const BranchRow> rows, TreeSnapshot& snapshot) const {
+  impl_->snapshot(rows, snapshot);
+}
+
+void KvTree::reserve(const KvTreeCapacity& capacity) { impl_->reserve(capacity); }
 
 BranchId KvTree::root(std::int64_t tokens) { return impl_->root(tokens); }
 

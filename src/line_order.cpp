@@ -30,8 +30,9 @@ void set_rows(TreeSnapshot& snapshot, std::span<const PlacedRow> rows) {
   const auto visible_of = [&](std::int32_t index) { return rows[static_cast<std::size_t>(index)].visible; };
   for (std::size_t node = 0; node < nodes; ++node) {
     const auto first = snapshot.row_index.begin();
-    std::stable_sort(first + snapshot.row_begin[node], first + snapshot.row_end[node],
-                     [&](std::int32_t a, std::int32_t b) { return visible_of(a) < visible_of(b); });
+    std::sort(first + snapshot.row_begin[node], first + snapshot.row_end[node], [&](std::int32_t a, std::int32_t b) {
+      return visible_of(a) != visible_of(b) ? visible_of(a) < visible_of(b) : a < b;
+    });
   }
   for (std::size_t place = 0; place < rows.size(); ++place) {
     const PlacedRow& row = rows[static_cast<std::size_t>(snapshot.row_index[place])];

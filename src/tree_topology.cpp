@@ -35,6 +35,29 @@ void TreeTopology::reserve(std::int64_t count) {
   removed_.reserve(nodes_.capacity());
 }
 
+void TreeTopology::reserve(std::int64_t nodes, std::int64_t node_blocks) {
+  nodes_.reserve(std::size_t(nodes));
+  removed_.reserve(nodes_.capacity());
+  for (TopologyNode& node : nodes_)
+    if (node.branches >= 0) node.blocks.reserve(std::size_t(node_blocks));
+  spare_lists_.reserve(nodes_.capacity());
+  for (std::vector<BlockId>& list : spare_lists_) list.reserve(std::size_t(node_blocks));
+  while (std::int64_t(spare_lists_.size()) + this->nodes() < nodes) {
+    spare_lists_.emplace_back();
+    spare_lists_.back().reserve(std::size_t(node_blocks));
+  }
+}
+
+std::vector<BlockId> TreeTopology::take_list(std::size_t blocks) {
+  std::vector<BlockId> list;
+  if (!spare_lists_.empty()) {
+    list = std::move(spare_lists_.back());
+    spare_lists_.pop_back();
+  }
+  list.reserve(blocks);
+  return list;
+}
+
 NodeIndex TreeTopology::add(NodeIndex parent) noexcept {
   const NodeIndex node = take();
   if (parent >= 0) nodes_[node].end = nodes_[parent].end;
@@ -47,6 +70,10 @@ void TreeTopology::remove(NodeIndex node) noexcept {
   const NodeIndex parent = nodes_[node].parent;
   if (parent >= 0 && nodes_[parent].continuation == node) nodes_[parent].continuation = -1;
   unlink(node);
+  if (spare_lists_.size() < spare_lists_.capacity()) {
+    nodes_[node].blocks.clear();
+    spare_lists_.push_back(std::move(nodes_[node].blocks));
+  }
   nodes_[node] = TopologyNode{};
   nodes_[node].branches = -1;
   removed_.push_back(node);
@@ -58,7 +85,9 @@ NodeIndex TreeTopology::split(NodeIndex node, std::int64_t tokens) {
   const auto whole_blocks = cut / block_tokens_;
   const int cut_offset = int(cut % block_tokens_);
   const auto first = nodes_[node].blocks.begin();
-  std::vector<BlockId> upper_blocks(first, tokens == 0 ? first : first + whole_blocks + (cut_offset > 0 ? 1 : 0));
+  const auto last = tokens == 0 ? first : first + whole_blocks + (cut_offset > 0 ? 1 : 0);
+  std::vector<BlockId> upper_blocks = take_list(std::size_t(last - first));
+  upper_blocks.assign(first, last);
 
   const NodeIndex parent = nodes_[node].parent;
   const NodeIndex previous = nodes_[node].previous;

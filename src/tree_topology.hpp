@@ -62,6 +62,13 @@ class TreeTopology {
   /// Makes room for `count` more nodes. Throws std::bad_alloc.
   void reserve(std::int64_t count);
 
+  /// Makes room for `nodes` nodes in all, each with a list of `node_blocks` blocks. Throws std::bad_alloc.
+  void reserve(std::int64_t nodes, std::int64_t node_blocks);
+
+  /// An empty list with room for so many blocks: one that a removed node had, where reserve kept it. Throws
+  /// std::bad_alloc.
+  [[nodiscard]] std::vector<BlockId> take_list(std::size_t blocks);
+
   /// A new node without tokens, the last child of `parent` (-1: the last root). Needs reserve.
   NodeIndex add(NodeIndex parent) noexcept;
 
@@ -86,7 +93,8 @@ class TreeTopology {
   NodeIndex first_root_ = -1;
   NodeIndex last_root_ = -1;
   std::vector<TopologyNode> nodes_;
-  std::vector<NodeIndex> removed_;  // to be used again, capacity for all of nodes_
+  std::vector<NodeIndex> removed_;                 // to be used again, capacity for all of nodes_
+  std::vector<std::vector<BlockId>> spare_lists_;  // empty, with room; no more of them than its own capacity
 };
 
 }  // namespace espalier::detail

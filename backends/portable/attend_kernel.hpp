@@ -19,7 +19,7 @@
 // A CPU attends neighbouring KV heads of a tile together, as far as their lanes fit: K and V of the heads of a token lie
 // side by side, so that memory is read in order. A GPU takes them one by one.
 //
-// Sums of 8 rows x 32 lanes stay in registers. On a CPU a team is one thread and vectors fill the registers; on a GPU a
+// Sums of 8 rows x 32 lanes, or 16 x 16, stay in registers. On a CPU a team is one thread and vectors fill the registers; on a GPU a
 // thread of the team takes a panel and each of its vector lanes one lane.
 //
 // Scratch of a team: q and o, kTileLanes * head_dim floats each; K and V of a chunk, kChunkTokens * head_dim floats
@@ -38,7 +38,7 @@ inline constexpr int kChunkTokens = 64;
 inline constexpr int kPanelLanes = 32;
 inline constexpr int kNarrowLanes = 8;
 inline constexpr int kSquare = 4;  // lanes times dimensions that are transposed in registers
-inline constexpr int kBlock = 8;   // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers
+inline constexpr int kBlock = 8;   // 8 rows of sums of 32 lanes: 16 of AVX-512's 32 registers; see kBlockOf
 
 /// Where the tokens of a chunk lie, for one of the KV heads that are attended together, and who sees them.
 template <class Element>
@@ -382,6 +382,10 @@ struct AttendTiles {
 
   static constexpr bool kHasVectors = kOnHost && kVectorFloats > 1;
 
+  /// Rows of sums of a block: with one vector of lanes a row it takes 16 to hide the latency of multiply-adds.
+  template <int kVectors>
+  static constexpr int kBlockOf = kHasVectors && kVectors == 1 ? 2 * kBlock : kBlock;
+
   /// Vectors of this panel run along the dimensions.
   template <int kWidth>
   static constexpr bool kNarrow = kHasVectors && kWidth <= kNarrowLanes;
@@ -468,16 +472,17 @@ struct AttendTiles {
       for_lanes<kWidth>(team, [&](auto vector, auto vectors, int l) {
         using Vector = decltype(vector);
         constexpr int kVectors = decltype(vectors)::value;
+        constexpr int kRows = kBlockOf<kVectors>;
         // Whole blocks: scores behind the last token come from stale scratch, and nobody reads them.
-        for (int t = 0; t < tokens; t += kBlock) {
+        for (int t = 0; t < tokens; t += kRows) {
           const float* k = scratch.k + t * p.head_dim;
-          block_product<kWidth, kBlock, Vector, kVectors>(
+          block_product<kWidth, kRows, Vector, kVectors>(
               p.head_dim, [&](int i, int d) { return k[i * p.head_dim + d]; }, q + l, s + t * kWidth + l, nullptr);
         }
         weigh<kWidth, Vector, kVectors>(tile, lane + l, chunk, scratch, s + l, rescale);
         if (only_seen)
           return add_seen_values<kWidth>(l, kVectors * Vector::kFloats, lane, chunk, scratch, s, rescale, o);
-        for_blocks(p.head_dim, [&](auto rows, int first) {
+        for_blocks<kRows>(p.head_dim, [&](auto rows, int first) {
           const float* v = scratch.v + first;
           block_product<kWidth, decltype(rows)::value, Vector, kVectors>(
               tokens, [&](int i, int t) { return v[t * p.head_dim + i]; }, s + l, o + first * kWidth + l, rescale);
@@ -526,11 +531,11 @@ struct AttendTiles {
     weigh_scores<kWidth, Vector, kVectors>(tokens, s, scratch.peak + lane, scratch.weight + lane, rescale);
   }
 
-  /// Calls body(rows, first) for blocks of kBlock, then of one.
-  template <class Body>
+  /// Calls body(rows, first) for blocks of kRows, then of one.
+  template <int kRows, class Body>
   KOKKOS_FUNCTION static void for_blocks(int count, const Body& body) {
     int i = 0;
-    for (; i + kBlock <= count; i += kBlock) body(std::integral_constant<int, kBlock>{}, i);
+    for (; i + kRows <= count; i += kRows) body(std::integral_constant<int, kRows>{}, i);
     for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
   }
 

@@ -11,25 +11,29 @@ namespace espalier {
 /// by it, and every plan balances its workers by it. `espalier calibrate` measures the numbers.
 ///
 ///   reading  = tokens * 2 * head_dim * bytes / read_gbs         K and V of the tile's tokens
-///   products = tokens * lanes * 4 * head_dim / math_gflops      both products; lanes rounded up to lane_step
+///   products = tokens * lanes * 4 * head_dim / math_gflops      both products; lanes rounded up, see panel_lanes
 ///   tile     = tile_us + lanes * lane_us * head_dim / 128 + (reading + products, or the larger where they overlap)
 ///
 /// and each lane whose result is a partial adds partial_us * head_dim / 128, for writing it and merging it.
 /// A lane is one (row, query head).
 struct CostModel {
-  double tile_us;          ///< any tile
-  double lane_us;          ///< per lane and 128 dimensions: its query in, its result out
-  double partial_us;       ///< per lane and 128 dimensions whose result is merged from partials
-  double read_gbs;         ///< GB/s that one worker reads K and V with
-  double math_gflops;      ///< GFLOP/s of one worker
-  std::int32_t lane_step;  ///< lanes are computed this many at a time
-  bool overlaps;           ///< reading hides behind the products, or they behind it
+  double tile_us;                ///< any tile
+  double lane_us;                ///< per lane and 128 dimensions: its query in, its result out
+  double partial_us;             ///< per lane and 128 dimensions whose result is merged from partials
+  double read_gbs;               ///< GB/s that one worker reads K and V with
+  double math_gflops;            ///< GFLOP/s of one worker
+  std::int32_t lane_step;        ///< lanes are computed this many at a time
+  bool overlaps;                 ///< reading hides behind the products, or they behind it
+  std::int32_t panel_lanes = 0;  ///< lanes are computed in panels of so many, a multiple of lane_step; what is left of
+                                 ///< them in one of lane_step, 2 lane_step, 4 lane_step, ... lanes. Below 2 lane_step:
+                                 ///< all panels are of lane_step
 
   friend bool operator==(const CostModel&, const CostModel&) = default;
 };
 
-/// The portable kernel on one core of a server CPU with AVX-512; measured on an Intel Xeon (Granite Rapids class).
-inline constexpr CostModel kCpuCostModel{1.0, 0.1, 0.12, 9.0, 145.0, 4, false};
+/// The portable kernel on one core of a server CPU with AVX-512: between what `espalier calibrate` found for f32 and bf16
+/// on a virtual core of an Intel Xeon (Granite Rapids class).
+inline constexpr CostModel kCpuCostModel{0.2, 0.25, 0.1, 8.7, 92.0, 4, false, 32};
 
 /// One thread block of the fused kernels. H200: from measured tiles (a 128 x 128 block in 1.7 us, 80 GB/s streamed by
 /// an SM, 2 us for a tile). A100, H100, MI300: the same tiles scaled by the vendor's bandwidth and matrix rate;
@@ -60,11 +64,21 @@ struct TileCost {
   std::int64_t lane_token_ps;
   std::int32_t lane_step;
   std::int32_t overlaps;
+  std::int32_t panel_lanes;  // a multiple of lane_step
+
+  /// Lanes that are computed for so many, with those that only fill a panel.
+  [[nodiscard]] KOKKOS_FUNCTION std::int64_t with_padding(std::int64_t lanes) const {
+    const std::int64_t rest = lanes % panel_lanes;
+    if (rest == 0) return lanes;
+    std::int64_t width = lane_step;
+    while (width < rest) width *= 2;
+    return lanes - rest + (width < panel_lanes ? width : panel_lanes);
+  }
 
   /// Cost of `tokens` tokens for `lanes` lanes, without what a tile costs by itself.
   KOKKOS_FUNCTION std::int64_t tokens(std::int64_t lanes, std::int64_t tokens) const {
     const std::int64_t reading = tokens * token_ps;
-    const std::int64_t products = tokens * ((lanes + lane_step - 1) / lane_step * lane_step) * lane_token_ps;
+    const std::int64_t products = tokens * with_padding(lanes) * lane_token_ps;
     if (overlaps != 0) return reading > products ? reading : products;
     return reading + products;
   }

@@ -35,6 +35,13 @@ struct BranchRow {
   std::int64_t tokens = kBranchEnd;
 };
 
+/// What a tree has room for, see KvTree::reserve.
+struct KvTreeCapacity {
+  std::int32_t nodes = 0;
+  std::int32_t branches = 0;     ///< live at a time
+  std::int32_t node_blocks = 0;  ///< of the longest node
+};
+
 /// Topology of the live branches and the blocks that hold their KV; lives on the host, because engines decide there.
 ///
 /// Every live branch holds one reference on each block of its path, so a fork counts up, a prune counts down, and
@@ -83,6 +90,11 @@ class KvTree {
   /// @throws Error{invalid_argument} if a branch is not live or has fewer tokens
   [[nodiscard]] std::vector<std::int64_t> last_slots(std::span<const BranchId> branches, std::int64_t tokens) const;
 
+  /// The same, into the caller's memory.
+  /// @param slots  [branches * tokens]  written
+  /// @throws Error{invalid_argument} also if it has another size
+  void last_slots(std::span<const BranchId> branches, std::int64_t tokens, std::span<std::int64_t> slots) const;
+
   /// The tree in line order with one row per live branch (in order of creation), at its end.
   [[nodiscard]] TreeSnapshot snapshot() const;
 
@@ -93,8 +105,17 @@ class KvTree {
   /// if the rows see more than 2^31 - 1 tokens
   [[nodiscard]] TreeSnapshot snapshot(std::span<const BranchRow> rows) const;
 
+  /// The same, into a snapshot that the caller keeps: what it has room for is not allocated again.
+  void snapshot(std::span<const BranchRow> rows, TreeSnapshot& snapshot) const;
+
   // -- actions; all throw Error{invalid_argument} for a branch that is not live or a negative count,
   //    Error{capacity_exceeded} where the pool has too few free blocks
+
+  /// Makes room, and keeps it: while the tree has no more nodes and live branches, and no node has more blocks, root,
+  /// append and prune allocate nothing, and fork, split and apply nothing but what they return. Queries that write into
+  /// the caller's memory keep what they needed last. Never takes room away.
+  /// @throws Error{invalid_argument} if one is negative; std::bad_alloc
+  void reserve(const KvTreeCapacity& capacity);
 
   /// A new root with its first branch.
   BranchId root(std::int64_t tokens);

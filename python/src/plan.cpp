@@ -101,18 +101,19 @@ void bind_config(nb::module_& m) {
       .def(
           "__init__",
           [](CostModel* self, double tile_us, double lane_us, double partial_us, double read_gbs, double math_gflops,
-             std::int32_t lane_step, bool overlaps) {
-            new (self) CostModel{tile_us, lane_us, partial_us, read_gbs, math_gflops, lane_step, overlaps};
+             std::int32_t lane_step, bool overlaps, std::int32_t panel_lanes) {
+            new (self) CostModel{tile_us, lane_us, partial_us, read_gbs, math_gflops, lane_step, overlaps, panel_lanes};
           },
           nb::kw_only(), "tile_us"_a, "lane_us"_a, "partial_us"_a, "read_gbs"_a, "math_gflops"_a, "lane_step"_a,
-          "overlaps"_a)
+          "overlaps"_a, "panel_lanes"_a = 0)
       .def_rw("tile_us", &CostModel::tile_us)
       .def_rw("lane_us", &CostModel::lane_us)
       .def_rw("partial_us", &CostModel::partial_us)
       .def_rw("read_gbs", &CostModel::read_gbs)
       .def_rw("math_gflops", &CostModel::math_gflops)
       .def_rw("lane_step", &CostModel::lane_step)
-      .def_rw("overlaps", &CostModel::overlaps);
+      .def_rw("overlaps", &CostModel::overlaps)
+      .def_rw("panel_lanes", &CostModel::panel_lanes);
 
   nb::class_<CutParams>(m, "CutParams",
                         "Numbers of the strategies that have some. A chunk of 0 is chosen by each update.")

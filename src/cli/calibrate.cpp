@@ -254,6 +254,7 @@ void print_for_people(const Options& options, const Calibration& calibration) {
   print("read_gbs", found.read_gbs, given.read_gbs, "GB/s of a worker");
   print("math_gflops", found.math_gflops, given.math_gflops, "GFLOP/s of a worker");
   print("lane_step", found.lane_step, given.lane_step, "lanes at a time");
+  print("panel_lanes", found.panel_lanes, given.panel_lanes, "lanes of a full panel");
   std::printf("  %-14s %12s %12s   reading and products\n", "overlaps", found.overlaps ? "yes" : "no",
               given.overlaps ? "yes" : "no");
   std::printf("\n  error          %10.1f %% %10.1f %%   of the times of %zu measurements, root mean square\n",

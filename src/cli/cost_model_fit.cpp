@@ -15,12 +15,22 @@ constexpr std::size_t kReading = 3, kProducts = 4;
 /// tile_us, lane_us, partial_us, and the inverses of read_gbs and math_gflops.
 using Constants = std::array<double, kConstants>;
 
+/// What a linear problem takes as given.
+struct Shape {
+  std::int32_t lane_step, panel_lanes;
+  bool overlaps;
+};
+
 /// What each constant is multiplied with, in one sample.
-Constants factors_of(const CostSample& sample, const HeadShape& heads, Scalar scalar, std::int32_t lane_step) {
+Constants factors_of(const CostSample& sample, const HeadShape& heads, Scalar scalar, const Shape& shape) {
   Constants factors{};
   const double dims = heads.head_dim / 128.0;
+  CostModel model = kCpuCostModel;
+  model.lane_step = shape.lane_step;
+  model.panel_lanes = shape.panel_lanes;
+  const detail::TileCost cost = detail::tile_cost_of(model, heads, scalar);
   for (const TileKind& kind : sample.kinds) {
-    const std::int64_t lanes = (kind.lanes + lane_step - 1) / lane_step * lane_step;
+    const std::int64_t lanes = cost.with_padding(kind.lanes);
     factors[0] += kind.tiles;
     factors[1] += kind.tiles * double(kind.lanes) * dims;
     factors[2] += kind.tiles * double(kind.merged_lanes) * dims;
@@ -86,25 +96,25 @@ Constants solve_not_negative(const std::vector<Constants>& rows) {
   return best;
 }
 
-CostModel model_of(const Constants& constants, std::int32_t lane_step, bool overlaps) {
+CostModel model_of(const Constants& constants, const Shape& shape) {
   constexpr double kLeastRate = 1e-3, kMostRate = 1e6;  // what a plan takes
   const auto rate = [&](double inverse) {
     return inverse > 0 ? std::clamp(1 / inverse, kLeastRate, kMostRate) : kMostRate;
   };
-  return {constants[0], constants[1], constants[2], rate(constants[kReading]), rate(constants[kProducts]),
-          lane_step,    overlaps};
+  return {constants[0],    constants[1],   constants[2],     rate(constants[kReading]), rate(constants[kProducts]),
+          shape.lane_step, shape.overlaps, shape.panel_lanes};
 }
 
-/// The best model for a lane_step, reading and products added or overlapped.
+/// The best model of a shape.
 CostModel fit(const std::vector<CostSample>& samples, const HeadShape& heads, Scalar scalar, const CostModel& start,
-              std::int32_t lane_step, bool overlaps) {
+              const Shape& shape) {
   std::vector<Constants> rows;
   for (const CostSample& sample : samples) {
-    Constants row = factors_of(sample, heads, scalar, lane_step);
+    Constants row = factors_of(sample, heads, scalar, shape);
     for (double& factor : row) factor /= sample.worker_us;
     rows.push_back(row);
   }
-  if (!overlaps) return model_of(solve_not_negative(rows), lane_step, false);
+  if (!shape.overlaps) return model_of(solve_not_negative(rows), shape);
   constexpr int kMostRounds = 20;
   double us_per_byte = 1 / start.read_gbs, us_per_flop = 1 / start.math_gflops;
   Constants constants{};
@@ -117,7 +127,7 @@ CostModel fit(const std::vector<CostSample>& samples, const HeadShape& heads, Sc
     if (constants[kReading] > 0) us_per_byte = constants[kReading];
     if (constants[kProducts] > 0) us_per_flop = constants[kProducts];
   }
-  return model_of(constants, lane_step, true);
+  return model_of(constants, shape);
 }
 
 }  // namespace
@@ -139,14 +149,15 @@ CostFit compare(const CostModel& model, const std::vector<CostSample>& samples, 
 CostFit fit_cost_model(const std::vector<CostSample>& samples, const HeadShape& heads, Scalar scalar,
                        const CostModel& start) {
   CostFit best{start, HUGE_VAL, HUGE_VAL};
-  const auto take = [&](std::int32_t lane_step, bool overlaps) {
+  const auto take = [&](const Shape& shape) {
     constexpr double kBetter = 0.99;  // not by rounding alone
-    const CostFit found = compare(fit(samples, heads, scalar, start, lane_step, overlaps), samples, heads, scalar);
+    const CostFit found = compare(fit(samples, heads, scalar, start, shape), samples, heads, scalar);
     if (found.error < kBetter * best.error) best = found;
   };
-  take(start.lane_step, start.overlaps);
+  take({start.lane_step, start.panel_lanes, start.overlaps});
   for (const std::int32_t lane_step : {1, 2, 4, 8, 16, 32, 64})
-    for (const bool overlaps : {false, true}) take(lane_step, overlaps);
+    for (std::int32_t panel_lanes = lane_step; panel_lanes <= 64; panel_lanes *= 2)
+      for (const bool overlaps : {false, true}) take({lane_step, panel_lanes, overlaps});
   return best;
 }
 

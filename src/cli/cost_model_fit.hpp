@@ -36,10 +36,10 @@ struct CostFit {
 
 /// The model whose relative errors have the least sum of squares.
 ///
-/// For a given lane_step, and reading and products either added or overlapped, a model's time is linear in tile_us,
+/// For given lane_step and panel_lanes, and reading and products either added or overlapped, a model's time is linear in tile_us,
 /// lane_us, partial_us and the inverses of the two rates (of reading and products that overlap, the larger counts: which
 /// one it is in a sample is found by iteration). Each of the linear problems is solved by least squares, with no constant
-/// below 0, and the best of them is the result. `start` wins where samples cannot tell lane_step or overlaps apart.
+/// below 0, and the best of them is the result. `start` wins where samples cannot tell lane_step, panel_lanes or overlaps apart.
 [[nodiscard]] CostFit fit_cost_model(const std::vector<CostSample>& samples, const HeadShape& heads, Scalar scalar,
                                      const CostModel& start);
 

@@ -322,7 +322,7 @@ struct AutomaticCut {
     return group;
   }
 
-  /// Pieces of about a share each; but none is short, or costs as a tile more than a small part of its work.
+  /// Pieces of about a share each; but none is short, or costs as a tile more than a part of its work.
   KOKKOS_FUNCTION std::int32_t pieces_of(std::int32_t rows, std::int64_t tokens) const {
     const std::int64_t lanes = std::int64_t(rows) * c.group;
     const std::int64_t tile = x.cost.tile(lanes, tokens, lanes);
@@ -330,7 +330,11 @@ struct AutomaticCut {
     const std::int64_t share = *x.a.share;
     if (share == 0) return 1;
     const auto wanted = std::int64_t(double(2 * tile * c.heads_together(rows) + share) / double(2 * share));
-    const std::int64_t most = Kokkos::min(tokens / kPieceTokens, fixed > 0 ? tile / (kPieceWork * fixed) : tokens);
+    // Where the tile alone would take longer than everything evenly spread, others would wait for it: then pieces may
+    // cost as much by themselves as their work does.
+    const bool is_last = tile > SumLine::kSharesAtATime * share;
+    const std::int64_t work = is_last ? kLastPieceWork : kPieceWork;
+    const std::int64_t most = Kokkos::min(tokens / kPieceTokens, fixed > 0 ? tile / (work * fixed) : tokens);
     return std::int32_t(Kokkos::max<std::int64_t>(1, Kokkos::min(wanted, most)));
   }
 
@@ -376,8 +380,9 @@ struct AutomaticCut {
     return begin;
   }
 
-  static constexpr std::int64_t kPieceTokens = 64;  ///< a piece is not shorter
-  static constexpr std::int64_t kPieceWork = 16;    ///< a piece costs at least so many times what any tile costs
+  static constexpr std::int64_t kPieceTokens = 64;   ///< a piece is not shorter
+  static constexpr std::int64_t kPieceWork = 16;     ///< a piece costs at least so many times what any tile costs
+  static constexpr std::int64_t kLastPieceWork = 2;  ///< likewise, of a tile for which all others would wait
 };
 
 }  // namespace espalier::plan

@@ -20,7 +20,7 @@ using Json = nlohmann::json;
 using Catch::Approx;
 
 const std::string kGood = R"({"tile_us": 1.5, "lane_us": 0.25, "partial_us": 0.125, "read_gbs": 8, "math_gflops": 100,
-                              "lane_step": 8, "overlaps": true})";
+                              "lane_step": 8, "overlaps": true, "panel_lanes": 32})";
 
 /// Samples whose times are those of a model, each times 1 + a deviation that depends on its number.
 std::vector<cli::CostSample> samples_of(const CostModel& model, const HeadShape& heads, Scalar scalar,
@@ -42,7 +42,7 @@ TEST_CASE("the fit finds the constants that times were made with", "[calibrate]"
     for (const Scalar scalar : {Scalar::f32, Scalar::bf16})
       for (const CostModel& truth :
            {CostModel{2.0, 0.2, 0.1, 6.0, 150.0, 4, false}, CostModel{0.5, 0.05, 0.02, 36.0, 900.0, 16, true},
-            CostModel{3.0, 0.4, 0.0, 10.0, 50.0, 1, false}}) {
+            CostModel{3.0, 0.4, 0.0, 10.0, 50.0, 1, false}, CostModel{1.0, 0.1, 0.1, 9.0, 145.0, 4, false, 32}}) {
         CAPTURE(heads.head_dim, name_of(scalar), truth.tile_us);
         const cli::CostFit fit = cli::fit_cost_model(samples_of(truth, heads, scalar, 0), heads, scalar, kCpuCostModel);
         CHECK(fit.model.tile_us == Approx(truth.tile_us).epsilon(0.01));
@@ -52,6 +52,7 @@ TEST_CASE("the fit finds the constants that times were made with", "[calibrate]"
         CHECK(fit.model.math_gflops == Approx(truth.math_gflops).epsilon(0.01));
         CHECK(fit.model.lane_step == truth.lane_step);
         CHECK(fit.model.overlaps == truth.overlaps);
+        CHECK(std::max(fit.model.panel_lanes, fit.model.lane_step) == std::max(truth.panel_lanes, truth.lane_step));
         CHECK(fit.error < 1e-3);
       }
 }
@@ -120,7 +121,8 @@ TEST_CASE("wrong files with cost models are refused", "[calibrate]") {
     text.back() = ',';
     return value.empty() ? json.dump() : text + "\"" + name + "\": " + value + "}";
   };
-  for (const char* name : {"tile_us", "lane_us", "partial_us", "read_gbs", "math_gflops", "lane_step", "overlaps"}) {
+  for (const char* name :
+       {"tile_us", "lane_us", "partial_us", "read_gbs", "math_gflops", "lane_step", "overlaps", "panel_lanes"}) {
     refuses(with(name, ""), {"has no", name});
     refuses(with(name, "null"), {name, "null", "expected"});
     refuses(with(name, "\"7\""), {name, "\"7\"", "expected"});

@@ -2,12 +2,15 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <new>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "espalier/error.hpp"
 #include "espalier/kv_tree.hpp"
 
 namespace {
@@ -15,7 +18,10 @@ namespace {
 /// Allocations that still succeed before one fails; negative: none fails.
 thread_local int allocations_until_failure = -1;
 
+thread_local std::int64_t allocations = 0;
+
 void* allocate(std::size_t bytes) {
+  ++allocations;
   if (allocations_until_failure >= 0 && allocations_until_failure-- == 0) throw std::bad_alloc();
   void* const memory = std::malloc(bytes > 0 ? bytes : 1);
   if (memory == nullptr) throw std::bad_alloc();
@@ -111,6 +117,67 @@ TEST_CASE("an action that runs out of memory leaves the tree as it was", "[kv_tr
             (void)t.tree.apply({{{t.forks[0], 30, 11}, {t.forks[0], 1, 12}, {t.a, 2, 0}, {t.forks[2], 3}},
                                 {t.a, t.forks[1], t.forks[0]}});
           }) > 0);
+}
+
+namespace {
+
+/// How often an action has allocated.
+template <class Action>
+std::int64_t allocations_of(const Action& action) {
+  const std::int64_t before = allocations;
+  action();
+  return allocations - before;
+}
+
+}  // namespace
+
+TEST_CASE("a tree with reserved memory decodes without allocating", "[kv_tree]") {
+  const KvTree::Exec exec;
+  KvTree::Pool pool(exec, {4000, 4});
+  KvTree tree(exec, pool);
+  constexpr std::int32_t kBranches = 9;
+  tree.reserve({.nodes = 20, .branches = kBranches, .node_blocks = 200});
+  std::vector<BranchRow> rows;
+  rows.reserve(kBranches);
+  std::vector<std::int64_t> slots(kBranches);
+  TreeSnapshot snapshot;
+  snapshot.block_table.reserve(4000);
+
+  BranchId root;
+  CHECK(allocations_of([&] { root = tree.root(100); }) == 0);
+  for (int round = 0; round < 4; ++round) {
+    Branches branches;
+    CHECK(allocations_of([&] { branches = tree.split(root, tree.tokens(root) - 3, kBranches - 1); }) == 1);
+    rows.clear();
+    for (const BranchId branch : branches) rows.push_back({branch});
+    for (int step = 0; step < 50; ++step) {
+      CAPTURE(round, step);
+      CHECK(allocations_of([&] { tree.append(branches, 1); }) == 0);
+      const std::span<std::int64_t> last(slots.data(), branches.size());
+      CHECK(allocations_of([&] { tree.last_slots(branches, 1, last); }) == 0);
+      REQUIRE(tree.last_slots(branches, 1) == std::vector<std::int64_t>(last.begin(), last.end()));
+      const std::int64_t of_snapshot = allocations_of([&] { tree.snapshot(rows, snapshot); });
+      if (round > 0 || step > 0) CHECK(of_snapshot == 0);  // the caller's snapshot grows once
+      REQUIRE(tree.snapshot(rows).block_table == snapshot.block_table);
+    }
+    CHECK(allocations_of([&] { tree.append(root, 7); }) == 0);
+    for (const BranchId branch : branches) CHECK(allocations_of([&] { tree.prune(branch); }) == 0);
+  }
+  CHECK(tree.nodes() == 1);
+}
+
+TEST_CASE("a tree keeps what it holds when it gets room for more", "[kv_tree]") {
+  TreeInTrouble trouble;
+  const Picture before = trouble.picture();
+  trouble.tree.reserve({.nodes = 100, .branches = 50, .node_blocks = 30});
+  CHECK(trouble.picture() == before);
+  trouble.tree.reserve({});
+  CHECK(trouble.picture() == before);
+  CHECK_THROWS_AS(trouble.tree.reserve({.nodes = -1}), Error);
+  CHECK_THROWS_AS(trouble.tree.reserve({.branches = -1}), Error);
+  CHECK_THROWS_AS(trouble.tree.reserve({.node_blocks = -1}), Error);
+  std::vector<std::int64_t> slots(1);
+  CHECK_THROWS_AS(trouble.tree.last_slots(trouble.tree.branches(), 1, slots), Error);
 }
 
 }  // namespace espalier

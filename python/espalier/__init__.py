@@ -64,6 +64,7 @@ from ._core import (
     make_tree_of_thoughts,
     merge,
     slots_in_node_order,
+    workload,
 )
 from .branches import PhysicalKVAllocator, tree_attention
 from .planning import GrowingPlan

@@ -99,14 +99,13 @@ def measure(problem, prepare, expected, seconds):
     except NotApplicable as reason:
         return {"note": str(reason)}
     except Exception as failure:  # of another library: it must not end the comparison
-        first_line = (str(failure).strip().splitlines() or [""])[0]
-        return {"note": f"{type(failure).__name__}: {first_line[:120]}"}
+        return {"note": f"{type(failure).__name__}: {' '.join(str(failure).split())[:160]}"}
     if not error <= LARGEST_ERROR[problem.dtype_name]:
         return {"error": f"{error:.1e}", "note": "wrong"}
     row = {"us_per_layer": f"{us:.1f}", "error": f"{error:.1e}"}
     row |= {"plan_us": f"{prepared.plan_us:.0f}"} if prepared.plan_us is not None else {}
-    if prepared.layers < problem.layers:
-        row["note"] = f"{prepared.layers} of {problem.layers} layers fit in memory"
+    few_layers = f"{prepared.layers} of {problem.layers} layers" if prepared.layers < problem.layers else None
+    row["note"] = "; ".join(filter(None, (prepared.note, few_layers)))
     return row
 
 

@@ -22,8 +22,8 @@ class Prepared:
     """run(layer) attends, for layers from 0 on, and returns what it computed; rows_of(that) is its [rows, query_heads,
     head_dim]."""
 
-    def __init__(self, run, layers, rows_of=lambda out: out, plan_us=None):
-        self.run, self.layers, self.rows_of, self.plan_us = run, layers, rows_of, plan_us
+    def __init__(self, run, layers, rows_of=lambda out: out, plan_us=None, note=None):
+        self.run, self.layers, self.rows_of, self.plan_us, self.note = run, layers, rows_of, plan_us, note
 
 
 def _microseconds(call, device, times=5):
@@ -198,11 +198,19 @@ def prepare_flex(problem):
         for layer in range(problem.layers)
     ]
     torch.compiler.reset()
-    compiled = torch.compile(flex_attention, dynamic=problem.device.type == "cuda")
+    attention = torch.compile(flex_attention, dynamic=problem.device.type == "cuda")
+    note = None
 
     def run(layer):
         k, v = (part[layer].transpose(0, 1)[None] for part in (problem.k, problem.v))
-        return compiled(q[layer], k, v, block_mask=mask)
+        return attention(q[layer], k, v, block_mask=mask)
+
+    try:
+        run(0)
+    except Exception as failure:  # on a CPU it wants a C++ compiler, and not any
+        if problem.device.type == "cuda":
+            raise
+        attention, note = flex_attention, f"not compiled: {type(failure).__name__}"
 
     def rows_of(out):
         rows = out.view(problem.kv_heads, problem.rows, group, problem.head_dim).transpose(0, 1)
@@ -210,7 +218,7 @@ def prepare_flex(problem):
         caller_order[order] = rows.reshape(problem.rows, problem.query_heads, problem.head_dim)
         return caller_order
 
-    return Prepared(run, problem.layers, rows_of, plan_us)
+    return Prepared(run, problem.layers, rows_of, plan_us, note)
 
 
 def _by_token(problem, snapshot, name):

@@ -139,11 +139,15 @@ def sdpa_padded(backend):
 def _attend_with_lse(q, k, v):
     if q.is_cuda:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
+    scores = q.shape[-1] ** -0.5 * (q @ k.transpose(-1, -2))  # on a CPU faster than the operator with an lse
+    return torch.softmax(scores, dim=-1) @ v, torch.logsumexp(scores, dim=-1)
 
 
 def prepare_sdpa_shared(problem):
-    """A call for each level of the tree, which reads shared K and V once, and a merge of the levels by their lse."""
+    """A call for each level of the tree, which reads shared K and V once, and a merge of the levels by their lse.
+
+    On a CPU these are matrix products.
+    """
     levels = []
     for level, nodes in enumerate(problem.levels()):
         sizes = {problem.tokens[node] for node in nodes}

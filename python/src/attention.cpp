@@ -61,7 +61,6 @@ void attend_tree(PlanObject& self, const InArray& q, const InArray& k, const InA
                  const std::optional<OutArray>& lse, float scale, float soft_cap, const std::string& kernel,
                  std::uintptr_t stream) {
   const Plan<Exec>& plan = *self.plan;
-  (void)plan.view();  // a plan that was never updated does not know its block_tokens
   const AttendOptions options{scale, soft_cap, kernel_of(kernel)};
   const auto lse_rows = lse_view(lse, "attend");
   with_element(scalar_of(q.dtype(), "attend", "q"), [&](auto element) {

@@ -31,18 +31,29 @@ FIELDS = [
 
 def main():
     options = parse()
-    if options.read:
-        rows = list(csv.DictReader(open(options.read, newline="", encoding="utf-8")))
-    else:
-        rows = [row for name in options.problems for row in compare(name, options)]
-    if options.csv:
-        with open(options.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-    print_table(rows)
+    rows = read_csv(options.read) if options.read else []
+    for name in dict.fromkeys(row["problem"] for row in rows):
+        print_table([row for row in rows if row["problem"] == name])
+    for name in options.problems:
+        figures = compare(name, options)
+        print_table(figures)
+        rows += figures
+        if options.csv:
+            write_csv(rows, options.csv)
     if options.plot:
         plot(rows, options.plot)
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(rows, path):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def parse():
@@ -191,14 +202,11 @@ def versions():
 
 
 def print_table(rows):
-    for name in dict.fromkeys(row["problem"] for row in rows):
-        print(f"\n{name}\n")
-        print("| library | us per layer | times espalier | plan us | error | note |\n|---|---|---|---|---|---|")
-        for row in rows:
-            if row["problem"] == name:
-                cells = ("library", "us_per_layer", "times_espalier", "plan_us", "error", "note")
-                print("| " + " | ".join(row.get(cell) or "" for cell in cells) + " |")
-    print(f"\n{rows[0]['device']}; {rows[0]['versions']}")
+    print(f"\n{rows[0]['problem']}; {rows[0]['device']}; {rows[0]['versions']}\n")
+    print("| library | us per layer | times espalier | plan us | error | note |\n|---|---|---|---|---|---|")
+    for row in rows:
+        cells = ("library", "us_per_layer", "times_espalier", "plan_us", "error", "note")
+        print("| " + " | ".join(row.get(cell) or "" for cell in cells) + " |", flush=True)
 
 
 def plot(rows, path):

@@ -41,6 +41,7 @@ from ._core import (
     FastTreeParams,
     HeadShape,
     KernelInfo,
+    KernelValidation,
     KvTree,
     Plan,
     PlanCapacity,
@@ -64,6 +65,8 @@ from ._core import (
     make_tree_of_thoughts,
     merge,
     slots_in_node_order,
+    validate,
+    workload,
 )
 from .branches import PhysicalKVAllocator, tree_attention
 from .planning import GrowingPlan

@@ -29,6 +29,7 @@ class ArrayArgument {
   [[nodiscard]] std::int64_t stride(std::size_t dimension) const { return tensor_.strides[dimension]; }
   [[nodiscard]] nb::dlpack::dtype dtype() const { return tensor_.dtype; }
   [[nodiscard]] int device_type() const { return tensor_.device.device_type; }
+  [[nodiscard]] int device_id() const { return tensor_.device.device_id; }
   [[nodiscard]] void* data() const { return static_cast<std::byte*>(tensor_.data) + tensor_.byte_offset; }
 
   bool borrow(nb::handle array) noexcept { return borrow_by_exchange(array, tensor_); }

@@ -19,11 +19,10 @@ namespace {
 using namespace nb::literals;
 
 Kernel kernel_of(const std::string& name) {
-  if (name == "automatic") return Kernel::automatic;
-  if (name == "portable") return Kernel::portable;
-  detail::expects(name == "fused", ErrorCode::invalid_argument, "kernel is '", name,
+  const auto kernel = kernel_from_name(name);
+  detail::expects(kernel.has_value(), ErrorCode::invalid_argument, "kernel is '", name,
                   "', expected 'automatic', 'portable' or 'fused'");
-  return Kernel::fused;
+  return *kernel;
 }
 
 /// K or V, [blocks, block_tokens, kv_heads, head_dim], or [tokens, kv_heads, head_dim] seen as blocks; the last block
@@ -61,7 +60,6 @@ void attend_tree(PlanObject& self, const InArray& q, const InArray& k, const InA
                  const std::optional<OutArray>& lse, float scale, float soft_cap, const std::string& kernel,
                  std::uintptr_t stream) {
   const Plan<Exec>& plan = *self.plan;
-  (void)plan.view();  // a plan that was never updated does not know its block_tokens
   const AttendOptions options{scale, soft_cap, kernel_of(kernel)};
   const auto lse_rows = lse_view(lse, "attend");
   with_element(scalar_of(q.dtype(), "attend", "q"), [&](auto element) {
@@ -90,19 +88,6 @@ void merge_partials(const InArray& partial_out, const InArray& partial_lse, cons
 }  // namespace
 
 void bind_attention(nb::module_& m) {
-  nb::class_<KernelInfo>(m, "KernelInfo", "A kernel that was compiled in.")
-      .def_ro("name", &KernelInfo::name)
-      .def_ro("backend", &KernelInfo::backend, "The execution space it runs on.")
-      .def_ro("available", &KernelInfo::available, "A device that runs it is present.")
-      .def_ro("why_not", &KernelInfo::why_not);
-  m.def(
-      "kernels",
-      [] {
-        start_runtime();
-        return available_kernels();
-      },
-      "The kernels that were compiled in, and which of them run here.");
-
   m.def(
       "append", &append_tokens, "slots"_a, "k_new"_a, "v_new"_a, "k"_a.noconvert(), "v"_a.noconvert(), nb::kw_only(),
       "stream"_a = 0,
@@ -131,7 +116,7 @@ out       like q, written; 0 where the path is empty
 lse       f32 [rows, query_heads], written: natural log, -inf where the path is empty; None: not wanted
 scale     0: 1 / sqrt(head_dim)
 soft_cap  score = soft_cap * tanh(score / soft_cap); 0: none
-kernel    'automatic', 'portable' or 'fused'
+kernel    'automatic': the plan's; 'portable' or 'fused': the plan must be for that one
 stream    a CUDA or HIP stream as an integer; 0 on a CPU build
 
 Raises ValueError if shapes, types or devices disagree with the plan, StalePlanError before its first update,

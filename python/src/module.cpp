@@ -15,6 +15,7 @@ NB_MODULE(_core, m) {
   python::bind_tree_arrays(m);
   python::bind_tree(m);
   python::bind_branch_controllers(m);
+  python::bind_kernels(m);
   python::bind_plan(m);
   python::bind_attention(m);
   nb::module_::import_("atexit").attr("register")(nb::cpp_function(&python::end_runtime));

@@ -3,6 +3,10 @@
 
 #include <nanobind/nanobind.h>
 
+#include <optional>
+#include <string_view>
+
+#include "espalier/kernels.hpp"
 #include "espalier/kv_tree.hpp"
 #include "espalier/plan.hpp"
 #include "espalier/tree_arrays.hpp"
@@ -20,6 +24,9 @@ struct PlanObject {
   Held<Plan<Exec>> plan;
   nb::object arrays;
 };
+
+/// "automatic", "portable" or "fused"
+[[nodiscard]] std::optional<Kernel> kernel_from_name(std::string_view name);
 
 /// For methods that touch nothing of Python's.
 using Unlocked = nb::call_guard<nb::gil_scoped_release>;

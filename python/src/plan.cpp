@@ -28,6 +28,19 @@ PlanStrategy strategy_of(const std::string& name) {
                "', expected one of", names.str());
 }
 
+/// The kernel by what it does or by its name.
+void set_kernel(PlanConfig& config, const std::string& name) {
+  const auto kernel = kernel_from_name(name);
+  config.kernel = kernel.value_or(Kernel::automatic);
+  config.kernel_name = kernel ? "" : name;
+}
+
+std::string kernel_name_of(const PlanConfig& config) {
+  if (config.kernel == Kernel::portable) return "portable";
+  if (config.kernel == Kernel::fused) return "fused";
+  return config.kernel_name.empty() ? "automatic" : config.kernel_name;
+}
+
 /// Two numbers, indexed by FastTree's phase, as a tuple.
 template <class Class, class Member>
 void def_pair(Class& bound, const char* name, Member member, const char* doc) {
@@ -128,18 +141,21 @@ void bind_config(nb::module_& m) {
           "__init__",
           [](PlanConfig* self, const HeadShape& heads, const std::string& dtype, const PlanCapacity& capacity,
              const std::string& strategy, std::int32_t workers, const std::optional<CostModel>& cost_model,
-             const CutParams& cuts) {
+             const CutParams& cuts, const std::string& kernel) {
             PlanConfig config{heads, scalar_from_name(dtype), capacity, strategy_of(strategy), workers};
             config.cost_model = cost_model;
             config.cuts = cuts;
+            set_kernel(config, kernel);
             new (self) PlanConfig(config);
           },
           "heads"_a, "dtype"_a = "f32", nb::kw_only(), "capacity"_a = PlanCapacity{}, "strategy"_a = "automatic",
-          "workers"_a = 0, "cost_model"_a = nb::none(), "cuts"_a = CutParams{},
+          "workers"_a = 0, "cost_model"_a = nb::none(), "cuts"_a = CutParams{}, "kernel"_a = "automatic",
           R"(dtype       type of q, k, v and out: 'f32', 'f16' or 'bf16'
 strategy    'sequence', 'sequence_split', 'node', 'node_chunk', 'flatten', 'fasttree' or 'automatic'
 workers     0: chosen for the kernel
-cost_model  None: that of the device; a plan's own config has it)")
+cost_model  None: that of the device; a plan's own config has it
+kernel      'automatic': the fastest that can do this; 'portable', 'fused', or a name of kernels(): that one, or the plan
+            raises NotImplementedError saying why not)")
       .def_ro("heads", &PlanConfig::heads)
       .def_prop_ro("dtype", [](const PlanConfig& config) { return name_of(config.scalar); })
       .def_rw("capacity", &PlanConfig::capacity)
@@ -148,7 +164,8 @@ cost_model  None: that of the device; a plan's own config has it)")
           [](PlanConfig& config, const std::string& name) { config.strategy = strategy_of(name); })
       .def_rw("workers", &PlanConfig::workers)
       .def_rw("cost_model", &PlanConfig::cost_model)
-      .def_rw("cuts", &PlanConfig::cuts);
+      .def_rw("cuts", &PlanConfig::cuts)
+      .def_prop_rw("kernel", &kernel_name_of, &set_kernel);
 }
 
 void bind_report(nb::module_& m) {
@@ -191,6 +208,9 @@ at a time: the layers of a model, one after another.)")
       .def_prop_ro(
           "config", [](PlanObject& self) { return self.plan->config(); },
           "The configuration, with the defaults filled in.")
+      .def_prop_ro(
+          "kernel", [](PlanObject& self) { return self.plan->kernel(); },
+          "The KernelInfo of what attend() will run, and why it is the portable one where that was not asked for.")
       .def_prop_ro(
           "rows", [](PlanObject& self) { return self.plan->rows(); }, "Rows of the tree of the last update.")
       .def_prop_ro("block_tokens", [](PlanObject& self) { return self.plan->block_tokens(); })

@@ -22,11 +22,25 @@ Runtime& runtime() {
   return one;
 }
 
+/// Making an instance allocates, which would spoil a capture.
+[[maybe_unused]] void expects_no_capture(bool is_capturing, std::uintptr_t stream) {
+  detail::expects(!is_capturing, ErrorCode::invalid_argument, "stream ", stream,
+                  " is being captured, but nothing ran on it before: make the same calls once on it, then capture");
+}
+
 Exec make_instance(std::uintptr_t stream) {
 #if defined(KOKKOS_ENABLE_CUDA)
-  return Exec(reinterpret_cast<cudaStream_t>(stream));
+  auto* const handle = reinterpret_cast<cudaStream_t>(stream);
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  (void)cudaStreamIsCapturing(handle, &status);
+  expects_no_capture(status != cudaStreamCaptureStatusNone, stream);
+  return Exec(handle);
 #elif defined(KOKKOS_ENABLE_HIP)
-  return Exec(reinterpret_cast<hipStream_t>(stream));
+  auto* const handle = reinterpret_cast<hipStream_t>(stream);
+  hipStreamCaptureStatus status = hipStreamCaptureStatusNone;
+  (void)hipStreamIsCapturing(handle, &status);
+  expects_no_capture(status != hipStreamCaptureStatusNone, stream);
+  return Exec(handle);
 #else
   detail::expects(stream == 0, ErrorCode::invalid_argument, "stream is ", stream, ", expected 0: this build runs on ",
                   Exec::name(), ", which has no streams");

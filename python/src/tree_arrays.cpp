@@ -2,13 +2,17 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 
 #include "arrays.hpp"
 #include "bind.hpp"
+#include "cli/input_error.hpp"
+#include "cli/workload.hpp"
 #include "espalier/block_tables.hpp"
 #include "objects.hpp"
 
@@ -41,15 +45,30 @@ std::vector<NodeSpec> nodes_of(const std::vector<std::int32_t>& parents, const s
   return nodes;
 }
 
+/// Puts the caller's block ids in the place of 0, 1, 2, ...
+void rename_blocks(TreeSnapshot& snapshot, const std::vector<std::int32_t>& ids) {
+  detail::expects(ids.size() == snapshot.block_table.size(), ErrorCode::invalid_argument, "block_table has ",
+                  ids.size(), " entries, expected ", snapshot.block_table.size(), ": the blocks of all nodes");
+  for (std::size_t entry = 0; entry < ids.size(); ++entry)
+    detail::expects(ids[entry] >= 0, ErrorCode::invalid_argument, "block_table[", entry, "] is ", ids[entry],
+                    ", expected 0 or more");
+  for (BlockId& block : snapshot.block_table) block = BlockId{ids[std::size_t(static_cast<std::int32_t>(block))]};
+}
+
 TreeSnapshot described_tree(const std::vector<std::int32_t>& parents, const std::vector<std::int32_t>& tokens,
                             const std::vector<std::int32_t>& row_nodes, const std::vector<std::int32_t>& row_visible,
-                            int block_tokens, const std::string& layout) {
+                            int block_tokens, const std::string& layout,
+                            const std::optional<std::vector<std::int32_t>>& block_table) {
+  detail::expects(!block_table || layout == "aligned", ErrorCode::invalid_argument,
+                  "block_table is given, but layout is '", layout, "', expected 'aligned'");
   detail::expects(row_visible.empty() || row_visible.size() == row_nodes.size(), ErrorCode::invalid_argument,
                   "row_visible has ", row_visible.size(), " entries, row_nodes ", row_nodes.size());
   std::vector<RowSpec> rows(row_nodes.size());
   for (std::size_t row = 0; row < rows.size(); ++row)
     rows[row] = {row_nodes[row], row_visible.empty() ? -1 : row_visible[row]};
-  return make_snapshot(nodes_of(parents, tokens), rows, block_tokens, layout_from_name(layout));
+  TreeSnapshot snapshot = make_snapshot(nodes_of(parents, tokens), rows, block_tokens, layout_from_name(layout));
+  if (block_table) rename_blocks(snapshot, *block_table);
+  return snapshot;
 }
 
 void bind_snapshot(nb::module_& m) {
@@ -75,6 +94,7 @@ Nodes are in depth-first order, rows by (node, visible, caller's number): the ro
 
   m.def("make_snapshot", &described_tree, "parents"_a, "tokens"_a, "row_nodes"_a = std::vector<std::int32_t>(),
         "row_visible"_a = std::vector<std::int32_t>(), "block_tokens"_a = 16, "layout"_a = "aligned",
+        "block_table"_a = nb::none(),
         R"(The snapshot of a tree that is described from outside.
 
 parents     [nodes]  the parent's number, -1 at a root; parents come before children
@@ -83,6 +103,7 @@ row_nodes   [rows]   the node of each row; empty: one row per leaf, in node orde
 row_visible [rows]   tokens of its own node that a row sees; empty: all
 layout      'aligned': every node begins a block of its own, blocks are numbered in node order;
             'contiguous': the tokens of all nodes lie one after another in node order, from slot 0
+block_table [blocks] ids of the blocks that an 'aligned' tree has, one node after another; None: 0, 1, 2, ...
 
 Raises ValueError naming the first node or row that is wrong.)");
   m.def(
@@ -93,6 +114,30 @@ Raises ValueError naming the first node or row that is wrong.)");
       },
       "parents"_a, "tokens"_a, "block_tokens"_a = 16, "layout"_a = "aligned",
       "The slots of all tokens of a described tree in node order, int64 [tokens].");
+  m.def(
+      "workload",
+      [](const std::string& name) {
+        try {
+          const cli::TreeInput tree = cli::make_workload(name);
+          std::vector<std::int32_t> parents, tokens, row_nodes;
+          for (const NodeSpec& node : tree.nodes) parents.push_back(node.parent), tokens.push_back(node.tokens);
+          for (const RowSpec& row : tree.rows) row_nodes.push_back(row.node);
+          return nb::make_tuple(parents, tokens, row_nodes);
+        } catch (const cli::InputError& error) {
+          throw nb::value_error(error.what());
+        }
+      },
+      "name"_a, nb::sig("def workload(name: str) -> tuple[list[int], list[int], list[int]]"),
+      R"(The tree of a published benchmark, by the names of the command line: (parents, tokens, row_nodes).
+
+  layers:S0,S1,.../L0,L1,...  S_i nodes of L_i tokens on level i
+  star:P,B,T                  a prompt of P tokens, B branches of T tokens
+  beam:P,W,D,T                a prompt of P tokens, W beams over D steps of T tokens
+  tot:P,L,W,S,C               a prompt of P, L survivors of S, W leaves of C tokens
+  tokens:P,N[,COPIES]         a context of P tokens and Medusa's token tree of N nodes
+  eagle:F,P,K,T               F prompts of P tokens, each with K drafts of T tokens
+
+Raises ValueError naming the field that is wrong.)");
 }
 
 // ----------------------------------------------------------------------------------------------------------- arrays

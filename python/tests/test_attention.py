@@ -219,3 +219,29 @@ def test_tree_attention_over_an_allocator_of_branches():
 def test_the_portable_kernel_is_there():
     kernels = {kernel.name: kernel for kernel in espalier.kernels()}
     assert kernels["portable"].available and kernels["portable"].why_not == ""
+
+
+def test_a_plan_is_made_for_a_kernel():
+    heads = espalier.HeadShape(4, 2, 32)
+    capacity = espalier.PlanCapacity(nodes=4, rows=4)
+    config = espalier.PlanConfig(heads, capacity=capacity, kernel="portable")
+    assert config.kernel == "portable" and espalier.Plan(config).kernel.name == "portable"
+    config.kernel = "automatic"
+    assert config.kernel == "automatic" and espalier.Plan(config).kernel.available
+    config.kernel = "magic"
+    assert config.kernel == "magic"
+    with pytest.raises(ValueError, match="magic"):
+        espalier.Plan(config)
+    if all(kernel.name == "portable" for kernel in espalier.kernels()):
+        config.kernel = "fused"
+        with pytest.raises(NotImplementedError):
+            espalier.Plan(config)
+
+
+def test_validate_checks_every_kernel():
+    results = espalier.validate(quick=True)
+    assert [result.kernel.name for result in results] == [kernel.name for kernel in espalier.kernels()]
+    portable = espalier.validate(kernel="port", quick=True, seed=2)[0]
+    assert portable.kernel.name == "portable" and portable.passed and portable.checked > 0 and portable.faults == []
+    with pytest.raises(ValueError, match="magic"):
+        espalier.validate(kernel="magic")

@@ -1,0 +1,66 @@
+"""perf/compare.py: figures for what there is, words for what there is not, and nothing for a wrong result."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+PERF = Path(__file__).parents[2] / "perf"
+PROBLEM = "star:40,4,4/heads:4,2,32/f32"
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, str(PERF / "compare.py"), *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_a_comparison_on_the_cpu(tmp_path):
+    path = tmp_path / "figures.csv"
+    options = ["--device", "cpu", "--seconds", "0.001", "--layers", "2", "--csv", str(path)]
+    ended = run(*options, PROBLEM, "tokens:20,32/heads:4,2,32/f16")
+    assert ended.returncode == 0, ended.stderr
+    rows = {(row["problem"], row["library"]): row for row in csv.DictReader(open(path, newline=""))}
+    for library in ("espalier", "sdpa rows", "sdpa padded, math", "sdpa padded, flash", "sdpa by level", "flex"):
+        row = rows[PROBLEM, library]
+        assert float(row["us_per_layer"]) > 0 and float(row["error"]) < 2e-6, row
+    assert rows[PROBLEM, "espalier"]["times_espalier"] == "1.00"
+    assert "different levels" in rows["tokens:20,32/heads:4,2,32/f16", "sdpa by level"]["note"]
+    assert "| espalier |" in ended.stdout and f"PyTorch {torch.__version__}" in ended.stdout
+
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    picture = tmp_path / "figures.svg"
+    assert run("--read", str(path), "--plot", str(picture)).returncode == 0
+    assert "<svg" in picture.read_text()
+
+
+def test_a_problem_that_makes_no_sense():
+    ended = run("--device", "cpu", "star:40,4,4")
+    assert ended.returncode != 0 and "'star:40,4,4' is not of the form" in ended.stderr
+    ended = run("--device", "cpu", "star:40,4/heads:4,2,32/f32")
+    assert ended.returncode != 0 and "star:40,4: has 2 fields" in ended.stderr
+
+
+def test_a_wrong_result_has_no_time():
+    sys.path.insert(0, str(PERF))
+    import compare
+    from peers.libraries import Prepared
+    from peers.problem import Problem
+
+    problem = Problem(PROBLEM, "cpu", layers=1)
+    expected = {0: problem.expected(0)}
+    right = expected[0].float()
+
+    def measure(out):
+        return compare.measure(problem, lambda _: Prepared(lambda layer: out().clone(), 1), expected, 0.0)
+
+    assert float(measure(lambda: right)["us_per_layer"]) > 0
+    assert measure(lambda: right * 1.001)["note"] == "wrong"
+    assert measure(lambda: torch.full_like(right, float("nan")))["note"] == "wrong"
+    unwritten = torch.empty_like(right)  # poisoned by the measurement, and never computed
+    problem_out = compare.measure(problem, lambda _: Prepared(lambda layer: unwritten, 1), expected, 0.0)
+    assert problem_out["note"] == "wrong"
+    failing = compare.measure(problem, lambda _: 1 / 0, expected, 0.0)
+    assert failing == {"note": "ZeroDivisionError: division by zero"}

@@ -21,7 +21,8 @@ def prose(page):
 
 def main():
     source = Path(sys.argv[1])
-    pages = [page for page in source.rglob("*.md") if not SKIPPED & set(page.relative_to(source).parts)]
+    entries = [entry for entry in source.iterdir() if entry.name not in SKIPPED]
+    pages = [page for entry in entries for page in (entry, *entry.rglob("*.md")) if page.suffix == ".md"]
     links = broken = 0
     for page in pages:
         for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):

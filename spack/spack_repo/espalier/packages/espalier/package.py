@@ -92,7 +92,7 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
             cmake(
                 source,
                 self.define("CMAKE_PREFIX_PATH", [self.prefix, self.spec["kokkos"].prefix]),
-                self.define("expected_device", self.device()),
+                self.define("expected_DEVICE", self.device()),
                 *self.compiler_args(),
             )
             cmake("--build", ".")

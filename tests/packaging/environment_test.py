@@ -50,6 +50,12 @@ class Environment(unittest.TestCase):
             hosts = set(re.findall(r"https?://([\w.-]+)", text(file)))
             self.assertLessEqual(hosts, {"github.com"}, f"{file} names a host")
 
+    def test_workflows_call_what_is_there(self):
+        called = [run for file in SOURCE.glob(".github/workflows/*.yml") for run in re.findall(r"run: (\.\S+)", file.read_text())]
+        self.assertTrue(called)
+        for program in called:
+            self.assertTrue((SOURCE / program).exists(), program)
+
     def test_image_leaves_out_what_is_made_here(self):
         for folder in (".dev", "build"):
             self.assertIn(folder, text(".dockerignore").split())

@@ -1,7 +1,8 @@
 """Every command that a page shows can be given: those of the tool that make nothing but a plan are run, and of all others the
-programs, subcommands, options, presets and files exist. And code in another language belongs to a snippet test.
+programs, subcommands, options, presets and files exist. And a page with code in another language is known to a test that
+compares it with what is compiled or run.
 
-usage: commands.py SOURCE_FOLDER CMAKE_CACHE TOOL PAGE_WITH_SNIPPET_TEST...
+usage: commands.py SOURCE_FOLDER CMAKE_CACHE TOOL
 """
 
 import json
@@ -13,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 SOURCE, CACHE, TOOL = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-TESTED_PAGES = set(sys.argv[4:])
 SKIPPED = {"build", ".dev", ".git"}
 FOREIGN_OPTION = re.compile(r"(CMAKE|Kokkos)_\w+|BUILD_SHARED_LIBS")
 # Programs of others, whose arguments are not looked at.
@@ -23,6 +23,8 @@ RUN = {"plan", "info"}  # quick, and they write at most what --svg names
 presets = {preset["name"] for preset in json.loads((SOURCE / "CMakePresets.json").read_text())["configurePresets"]}
 options = set(re.findall(r"^(\w+):", CACHE.read_text(), re.MULTILINE))
 dev_commands = set(re.findall(r"^  (\w+)(?: [\[A-Z].*?)?  +\S", re.search(r"cat <<'EOF'\nusage:.*?^EOF", (SOURCE / "dev").read_text(), re.M | re.S)[0], re.M))
+test_files = [file for folder in ("tests", "python/tests") for file in (SOURCE / folder).rglob("*") if file.name == "CMakeLists.txt"]
+known_to_tests = "".join(file.read_text() for file in test_files)
 helps = {}
 
 
@@ -87,7 +89,7 @@ def main():
     for page in pages:
         name = str(page.relative_to(SOURCE))
         for language, code in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-            if language in ("cpp", "python", "cmake") and name not in TESTED_PAGES:
+            if language in ("cpp", "python", "cmake") and name not in known_to_tests:
                 failures += 1
                 print(f"{name} has {language} code that no snippet test knows")
             if language != "sh":

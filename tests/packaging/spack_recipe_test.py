@@ -134,7 +134,6 @@ class SpackRecipe(unittest.TestCase):
     def test_variants(self):
         for variant, option in (
             ("shared", "BUILD_SHARED_LIBS"),
-            ("fused", "ESPALIER_FUSED"),
             ("python", "ESPALIER_BUILD_PYTHON"),
             ("tools", "ESPALIER_BUILD_CLI"),
             ("tests", "ESPALIER_BUILD_TESTS"),

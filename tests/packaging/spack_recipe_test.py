@@ -135,6 +135,7 @@ class SpackRecipe(unittest.TestCase):
         for variant, option in (
             ("shared", "BUILD_SHARED_LIBS"),
             ("python", "ESPALIER_BUILD_PYTHON"),
+            ("fused", "ESPALIER_FUSED"),
             ("tools", "ESPALIER_BUILD_CLI"),
             ("tests", "ESPALIER_BUILD_TESTS"),
         ):

@@ -21,6 +21,7 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
 
     variant("shared", default=True, description="Build a shared library")
     variant("openmp", default=True, description="Run on the CPU with several threads")
+    variant("fused", default=True, description="Build the kernels written for one kind of GPU")
     variant("tools", default=True, description="Build the command-line tool espalier")
     variant("python", default=False, description="Build the Python package")
     variant("tests", default=False, description="Build the tests, for spack install --test=root")
@@ -81,6 +82,7 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
         args = [
             self.define("ESPALIER_DEVICE", self.device()),
             self.define_from_variant("BUILD_SHARED_LIBS", "shared"),
+            self.define_from_variant("ESPALIER_FUSED", "fused"),
             self.define_from_variant("ESPALIER_BUILD_CLI", "tools"),
             self.define_from_variant("ESPALIER_BUILD_PYTHON", "python"),
             self.define_from_variant("ESPALIER_BUILD_TESTS", "tests"),

@@ -1,12 +1,13 @@
 # CUDA kernels are compiled by nvcc itself, into objects of their own: neither the compiler of the library nor its Kokkos
-# has a say, so that sm_90a needs no Kokkos built for it. Where Kokkos has CUDA, the library links them; elsewhere they are
+# has a say, so that sm_90a needs no Kokkos built for it. Where Kokkos has CUDA, the library links them, unless
+# ESPALIER_FUSED is off; elsewhere they are
 # compiled as part of the tests, so that they stay right, unless there is no nvcc.
 
 find_program(ESPALIER_NVCC nvcc PATHS /usr/local/cuda/bin DOC "Compiler of CUDA kernels")
 
-if(espalier_device STREQUAL "cuda")
+if(espalier_device STREQUAL "cuda" AND ESPALIER_FUSED)
   if(NOT ESPALIER_NVCC)
-    message(FATAL_ERROR "espalier needs nvcc for its CUDA kernels: set ESPALIER_NVCC to it")
+    message(FATAL_ERROR "espalier needs nvcc for its CUDA kernels: set ESPALIER_NVCC to it, or ESPALIER_FUSED to OFF")
   endif()
   set(ESPALIER_CUDA_KERNELS linked)
   set(default_architectures ${Kokkos_CUDA_ARCHITECTURES} 80)

@@ -3,14 +3,15 @@
 
 set(here ${CMAKE_CURRENT_LIST_DIR})
 
-function(draw name)
+function(draw name workers)
   if(update)
     set(picture ${here}/${name}.svg)
   else()
     set(picture ${work}/${name}.svg)
   endif()
   execute_process(
-    COMMAND ${tool} plan ${ARGN} --workers 64 --cost-model ${here}/cost_model.json --svg ${picture}
+    COMMAND ${tool} plan ${ARGN} --workers ${workers} --cost-model ${here}/cost_model.json --svg ${picture}
+    WORKING_DIRECTORY ${here}
     OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY
   )
   file(SHA256 ${picture} drawn)
@@ -21,7 +22,12 @@ function(draw name)
 endfunction()
 
 file(MAKE_DIRECTORY ${work})
-draw(sequence star:4096,16,256 --heads 8,2,128 --strategy sequence)
-draw(node star:4096,16,256 --heads 8,2,128 --strategy node)
-draw(node_chunk star:4096,16,256 --heads 8,2,128 --strategy node_chunk)
-draw(flatten tokens:1500,32 --heads 8,2,128 --strategy flatten)
+draw(sequence 64 star:4096,16,256 --heads 8,2,128 --strategy sequence)
+draw(node 64 star:4096,16,256 --heads 8,2,128 --strategy node)
+draw(node_chunk 64 star:4096,16,256 --heads 8,2,128 --strategy node_chunk)
+draw(flatten 64 tokens:1500,32 --heads 8,2,128 --strategy flatten)
+
+# The tree of concepts.md.
+foreach(strategy IN ITEMS sequence node flatten automatic)
+  draw(small_${strategy} 8 small_tree.json --heads 8,2,128 --strategy ${strategy})
+endforeach()

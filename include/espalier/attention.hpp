@@ -11,6 +11,7 @@
 
 namespace espalier {
 
+/// How scores are made, and by which kernel.
 struct AttendOptions {
   float scale = 0;     ///< score = scale * q.k; 0: 1 / sqrt(head_dim)
   float soft_cap = 0;  ///< score = soft_cap * tanh(score / soft_cap); 0: none

@@ -10,6 +10,7 @@ namespace espalier {
 /// Largest number of token slots of a block.
 inline constexpr int kMaxBlockTokens = 256;
 
+/// The size of a pool, fixed for its life.
 struct PoolConfig {
   std::int32_t blocks;  ///< capacity, at least 1
   int block_tokens;     ///< token slots of a block, 1 .. kMaxBlockTokens
@@ -27,12 +28,14 @@ enum class PoolFault : std::int32_t {
 
 [[nodiscard]] const char* name_of(PoolFault fault);
 
+/// The first thing that an operation of a pool refused to do, and where.
 struct PoolError {
   PoolFault fault = PoolFault::none;
   std::int32_t block = -1;  ///< the first offending id, in list order; for `exhausted` the number of blocks wanted
   std::int32_t entry = -1;  ///< its first place in the list; for `exhausted` the number of blocks that were free
 };
 
+/// What a pool holds when it is asked.
 struct PoolStats {
   std::int32_t free;
   std::int32_t used;

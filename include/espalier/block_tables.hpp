@@ -26,6 +26,7 @@ struct BlockTables {
   int block_tokens;
 };
 
+/// The largest tables that a reader takes; its memory is fixed.
 struct BlockTableCapacity {
   std::int32_t sequences;
   std::int32_t pool_blocks;  ///< blocks of the cache: ids are 0 .. pool_blocks - 1

@@ -37,6 +37,7 @@ class BranchController {
   BranchController& operator=(const BranchController&) = default;
 };
 
+/// For make_beam_search().
 struct BeamSearchConfig {
   std::int32_t width;  ///< live branches after each decision, at least 1
 };
@@ -50,6 +51,7 @@ struct BeamSearchConfig {
 /// @throws Error{invalid_argument} unless width >= 1
 [[nodiscard]] std::unique_ptr<BranchController> make_beam_search(BeamSearchConfig config);
 
+/// For make_tree_of_thoughts().
 struct TreeOfThoughtsConfig {
   std::int32_t keep;    ///< thoughts that survive a level, at least 1
   std::int32_t expand;  ///< candidates that each survivor is expanded into, at least 1
@@ -65,6 +67,7 @@ struct TreeOfThoughtsConfig {
 /// @throws Error{invalid_argument} unless keep, expand and depth are at least 1
 [[nodiscard]] std::unique_ptr<BranchController> make_tree_of_thoughts(TreeOfThoughtsConfig config);
 
+/// For make_best_of_n().
 struct BestOfNConfig {
   std::int32_t samples;  ///< branches that the prompt becomes at the first decision, at least 1
 };
@@ -76,6 +79,7 @@ struct BestOfNConfig {
 /// @throws Error{invalid_argument} unless samples >= 1
 [[nodiscard]] std::unique_ptr<BranchController> make_best_of_n(BestOfNConfig config);
 
+/// For make_speculative_accept().
 struct SpeculativeConfig {
   std::int32_t drafts;  ///< draft branches forked from the accepted one for the next step, at least 1
 };

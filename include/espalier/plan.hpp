@@ -46,6 +46,7 @@ struct CutParams {
   FastTreeParams fasttree;
 };
 
+/// The largest plan that fits; memory is allocated once. Where a number may be 0 it is chosen from the others.
 struct PlanCapacity {
   std::int32_t nodes = 0;
   std::int32_t rows = 0;
@@ -54,6 +55,7 @@ struct PlanCapacity {
   std::int32_t partials = 0;  ///< sum over tiles of their rows; 0: kv_heads * 16 * rows + 4 * workers
 };
 
+/// What a plan is made for and how it is cut.
 struct PlanConfig {
   HeadShape heads;
   Scalar scalar = Scalar::f32;

@@ -60,6 +60,7 @@ enum class TreeLayout : std::uint8_t {
 [[nodiscard]] std::vector<std::int64_t> slots_in_node_order(std::span<const NodeSpec> nodes, int block_tokens,
                                                             TreeLayout layout = TreeLayout::aligned);
 
+/// The largest tree that fits; memory is allocated once.
 struct TreeCapacity {
   std::int32_t nodes;
   std::int32_t rows;

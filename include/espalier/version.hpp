@@ -4,7 +4,7 @@
 
 namespace espalier {
 
-/// The version of the compiled library, such as "0.1.0".
+/// The version of the compiled library, such as "1.2.3".
 [[nodiscard]] std::string_view version() noexcept;
 
 }  // namespace espalier

@@ -1,4 +1,5 @@
-"""Every relative link of the Markdown pages leads to a file, and every #anchor to a heading.
+"""Every relative link of the Markdown pages leads to a file, every #anchor to a heading, and every file or folder that a page
+names (`src/plan/` or the end of a path, `detail/params.hpp`) exists.
 
 usage: links.py SOURCE_FOLDER
 """
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 SKIPPED = {"build", ".dev", ".git"}
+NAMED_FILE = re.compile(r"`((?!\.|build/)[\w.-]*/[\w./-]*?(?:/|\.(?:hpp|cpp|cu|hip|py|md|txt|cmake|sh|sed|json)))`")
 
 
 def anchor(heading):
@@ -21,8 +23,10 @@ def prose(page):
 
 def main():
     source = Path(sys.argv[1])
-    pages = [page for page in source.rglob("*.md") if not SKIPPED & set(page.relative_to(source).parts)]
-    links = broken = 0
+    entries = [entry for entry in source.iterdir() if entry.name not in SKIPPED]
+    pages = [page for entry in entries for page in (entry, *entry.rglob("*.md")) if page.suffix == ".md"]
+    paths = {f"/{path.relative_to(source)}" for entry in entries for path in (entry, *entry.rglob("*"))}
+    links = names = broken = 0
     for page in pages:
         for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
             if re.match(r"[a-z]+:", link):
@@ -34,8 +38,13 @@ def main():
             if not target.exists() or (fragment and fragment not in map(anchor, headings)):
                 broken += 1
                 print(f"{page.relative_to(source)}: {link} leads nowhere")
-    print(f"{links} links in {len(pages)} pages")
-    return bool(broken or not links)
+        for name in NAMED_FILE.findall(prose(page)):
+            names += 1
+            if not any(path.endswith(f"/{name.rstrip('/')}") for path in paths):
+                broken += 1
+                print(f"{page.relative_to(source)}: there is no {name}")
+    print(f"{links} links and {names} names of files in {len(pages)} pages")
+    return bool(broken or not links or not names)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 cmake_policy(VERSION 3.25)
 if(example MATCHES "\\.py$")
   set(fence "```python\n")
+elseif(example MATCHES "CMakeLists\\.txt$")
+  set(fence "```cmake\n")
 else()
   set(fence "```cpp\n")
 endif()

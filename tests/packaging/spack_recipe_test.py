@@ -44,7 +44,7 @@ class Spec(dict):
         self.variants = variants
 
     def satisfies(self, constraint):
-        return self.variants.get(constraint[1:], False) == (constraint[0] == "+")
+        return self.variants[constraint[1:]] == (constraint[0] == "+")
 
 
 class CMakePackage:
@@ -62,10 +62,11 @@ class CMakePackage:
 
 def load_recipe():
     language = types.ModuleType("spack.package")
-    for name in ("license", "version", "variant", "depends_on", "conflicts"):
+    for name in ("license", "version", "variant", "depends_on", "conflicts", "extends"):
         setattr(language, name, directive(name))
     language.when = When
     language.run_after = lambda phase: lambda method: method
+    language.python_platlib = "/prefix/lib/python3.13/site-packages"
     language.join_path = lambda *parts: "/".join(parts)
     modules = {
         "spack": types.ModuleType("spack"),
@@ -89,6 +90,8 @@ def load_recipe():
 
 Espalier = load_recipe()
 DEFAULTS = {arguments[0]: options["default"] for arguments, options in declared["variant"]}
+DEFAULTS |= {"cuda": False, "rocm": False}  # of Spack's own classes
+CHANGES = ({}, *({variant: not default} for variant, default in DEFAULTS.items()))
 
 
 def arguments_of(**variants):
@@ -109,8 +112,9 @@ def dependencies(name):
 class SpackRecipe(unittest.TestCase):
     def test_every_option_exists(self):
         known = set(re.findall(r"^(\w+):", CACHE.read_text(), re.MULTILINE)) | {"BUILD_SHARED_LIBS"}
-        for change in ({}, {"cuda": True}, {"rocm": True}, {"tests": True}):
-            self.assertLessEqual(set(arguments_of(**change)), known, change)
+        known |= set(re.findall(r"set\((\w+) \S* CACHE", (SOURCE / "python/CMakeLists.txt").read_text()))  # not in every build
+        for change in CHANGES:
+            self.assertEqual(set(arguments_of(**change)) - known, set(), change)
 
     def test_device(self):
         self.assertEqual(arguments_of()["ESPALIER_DEVICE"], "none")
@@ -124,17 +128,29 @@ class SpackRecipe(unittest.TestCase):
 
     def test_devices_are_those_of_the_project(self):
         allowed = re.search(r"ESPALIER_DEVICE PROPERTY STRINGS ([^)]*)", (SOURCE / "CMakeLists.txt").read_text())
-        for change in ({}, {"cuda": True}, {"rocm": True}):
+        for change in CHANGES:
             self.assertIn(arguments_of(**change)["ESPALIER_DEVICE"], allowed.group(1).split())
 
     def test_variants(self):
         for variant, option in (
             ("shared", "BUILD_SHARED_LIBS"),
+            ("python", "ESPALIER_BUILD_PYTHON"),
+            ("fused", "ESPALIER_FUSED"),
             ("tools", "ESPALIER_BUILD_CLI"),
             ("tests", "ESPALIER_BUILD_TESTS"),
         ):
             self.assertEqual(arguments_of(**{variant: True})[option], "ON")
             self.assertEqual(arguments_of(**{variant: False})[option], "OFF")
+
+    def test_variants_are_those_that_are_documented(self):
+        page = (SOURCE / "spack/README.md").read_text()
+        documented = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+        self.assertEqual(documented - {"cuda_arch", "amdgpu_target"}, set(DEFAULTS))
+
+    def test_python_package_lies_where_python_looks(self):
+        self.assertNotIn("ESPALIER_PYTHON_INSTALL_DIR", arguments_of())
+        self.assertTrue(arguments_of(python=True)["ESPALIER_PYTHON_INSTALL_DIR"].endswith("site-packages"))
+        self.assertEqual([options["when"] for arguments, options in declared["extends"]], ["+python"])
 
     def test_nothing_is_downloaded(self):
         self.assertEqual(arguments_of()["ESPALIER_FETCH_DEPENDENCIES"], "OFF")
@@ -152,7 +168,17 @@ class SpackRecipe(unittest.TestCase):
             low, high = re.search(rf'{name} "([\d.]+)\.\.\.<(\d+)"', cmake).groups()
             self.assertIn(f"{package}@{low}:{int(high) - 1}", [spec for spec, _ in dependencies(package)])
         required = re.search(r"cmake_minimum_required\(VERSION ([\d.]+)\)", (SOURCE / "CMakeLists.txt").read_text())
-        self.assertIn(f"cmake@{required.group(1)}:", [spec for spec, _ in dependencies("cmake")])
+        self.assertTrue(dependencies("cmake")[0][0].startswith(f"cmake@{required.group(1)}:"))
+        python = (SOURCE / "python/CMakeLists.txt").read_text()
+        for package, name in (("python", "Python"), ("py-nanobind", "nanobind")):
+            low = re.search(rf"find_package\({name} ([\d.]+)", python)[1]
+            self.assertTrue([spec for spec, _ in dependencies(package) if spec.startswith(f"{package}@{low}:")], package)
+
+    def test_ranges_have_both_ends(self):
+        for arguments, _ in declared["depends_on"]:
+            version = re.search(r"@([\d.]*):([\d.]*)", arguments[0])
+            if version and arguments[0] != "kokkos@4.7.01:":  # narrows the one above
+                self.assertTrue(version[1] and version[2], arguments[0])
 
     def test_conflicts_give_a_reason(self):
         for arguments, options in declared["conflicts"]:

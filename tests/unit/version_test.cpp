@@ -2,4 +2,4 @@
 
 #include <catch2/catch_test_macros.hpp>
 
-TEST_CASE("the library tells its version") { REQUIRE(espalier::version() == "0.1.0"); }
+TEST_CASE("the library tells its version") { REQUIRE(espalier::version() == EXPECTED_VERSION); }

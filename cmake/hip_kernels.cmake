@@ -1,59 +1,117 @@
-# HIP kernels on a machine without an AMD GPU: compiled by clang for every architecture, also where Kokkos, and so the
-# library itself, is built for another device. Part of the tests; without a clang that knows HIP nothing happens.
+# HIP kernels are compiled by clang into objects of their own, whatever compiles the library. Where Kokkos has HIP, the
+# library links them. Elsewhere they are part of the tests, which need no AMD GPU and no Kokkos built for one: compiled for
+# every architecture, linked with a stub of the runtime, and run by an emulator. Without a clang that knows HIP they are left
+# out there.
 
-find_program(ESPALIER_HIP_COMPILER NAMES clang++-19 DOC "Compiler of HIP kernels")
-find_path(ESPALIER_HIP_INCLUDE_DIR hip/hip_runtime.h PATHS /opt/hip/usr/include /opt/rocm/include)
-find_path(ESPALIER_HIP_DEVICE_LIBRARY_DIR ockl.bc PATHS /usr/lib/llvm-17/lib/clang/17/amdgcn/bitcode /opt/rocm/amdgcn/bitcode)
-set(ESPALIER_HIP_ARCHITECTURES gfx90a gfx942 CACHE STRING "Architectures that HIP kernels are compiled for")
-
-if(ESPALIER_BUILD_TESTS AND ESPALIER_HIP_COMPILER AND ESPALIER_HIP_INCLUDE_DIR AND ESPALIER_HIP_DEVICE_LIBRARY_DIR)
-  set(ESPALIER_HIP_KERNELS ON)
+if(espalier_device STREQUAL "hip")
+  set(default_compiler ${CMAKE_CXX_COMPILER})
+  set(default_architectures ${Kokkos_HIP_ARCHITECTURES})
 else()
-  set(ESPALIER_HIP_KERNELS OFF)
+  find_program(default_compiler NAMES clang++-19 amdclang++ PATHS /opt/rocm/bin NO_CACHE)
+  set(default_architectures gfx90a gfx942 gfx950)
 endif()
-message(STATUS "espalier: HIP kernels are compiled and emulated: ${ESPALIER_HIP_KERNELS}")
+set(ESPALIER_HIP_COMPILER ${default_compiler} CACHE FILEPATH "Compiler of HIP kernels")
+find_path(ESPALIER_HIP_INCLUDE_DIR hip/hip_runtime.h PATHS $ENV{ROCM_PATH}/include /opt/hip/usr/include /opt/rocm/include)
+find_path(
+  ESPALIER_HIP_DEVICE_LIBRARY_DIR ockl.bc
+  PATHS $ENV{ROCM_PATH}/amdgcn/bitcode /usr/lib/llvm-17/lib/clang/17/amdgcn/bitcode /opt/rocm/amdgcn/bitcode
+)
 
-# espalier_compile_hip(TARGET SOURCE...): objects for the host and all architectures, and the assembly of each
-# architecture, SOURCE-ARCHITECTURE.s. The properties HIP_SOURCES and HIP_ASSEMBLY of the target list the files.
-function(espalier_compile_hip target)
+if(ESPALIER_HIP_COMPILER AND ESPALIER_HIP_INCLUDE_DIR AND ESPALIER_HIP_DEVICE_LIBRARY_DIR)
+  set(has_compiler ON)
+else()
+  set(has_compiler OFF)
+endif()
+if(espalier_device STREQUAL "hip")
+  if(NOT has_compiler)
+    message(
+      FATAL_ERROR
+        "espalier needs a compiler of HIP kernels, HIP's headers and ROCm's device libraries: set ESPALIER_HIP_COMPILER, "
+        "ESPALIER_HIP_INCLUDE_DIR (holds hip/hip_runtime.h) and ESPALIER_HIP_DEVICE_LIBRARY_DIR (holds ockl.bc)"
+    )
+  endif()
+  set(ESPALIER_HIP_KERNELS linked)
+elseif(ESPALIER_BUILD_TESTS AND has_compiler AND NOT ESPALIER_SANITIZE)  # sanitizers do not follow an emulator's fibres
+  set(ESPALIER_HIP_KERNELS compiled)
+else()
+  set(ESPALIER_HIP_KERNELS none)
+endif()
+
+# Which of the architectures the kernels are for, and the compiler knows: clang 19 does not know gfx950.
+set(known_architectures)
+if(NOT ESPALIER_HIP_KERNELS STREQUAL "none")
+  set(empty_source ${PROJECT_BINARY_DIR}/CMakeFiles/empty.hip)
+  file(TOUCH ${empty_source})
+  foreach(architecture IN LISTS default_architectures)
+    execute_process(
+      COMMAND ${ESPALIER_HIP_COMPILER} -x hip --offload-arch=${architecture} --cuda-device-only -nogpulib -nogpuinc
+              -fsyntax-only ${empty_source}
+      RESULT_VARIABLE failed OUTPUT_QUIET ERROR_QUIET
+    )
+    if(NOT failed AND architecture MATCHES "^gfx9(0a|42|50)$")
+      list(APPEND known_architectures ${architecture})
+    endif()
+  endforeach()
+  if(NOT known_architectures)
+    message(STATUS "espalier: no HIP kernels for ${default_architectures}")
+    set(ESPALIER_HIP_KERNELS none)
+  endif()
+endif()
+set(ESPALIER_HIP_ARCHITECTURES ${known_architectures} CACHE STRING "Architectures that HIP kernels are compiled for")
+message(STATUS "espalier: HIP kernels: ${ESPALIER_HIP_KERNELS}, for ${ESPALIER_HIP_ARCHITECTURES}")
+
+if(ESPALIER_HIP_INCLUDE_DIR)
   cmake_path(GET ESPALIER_HIP_INCLUDE_DIR PARENT_PATH hip_root)
-  set(compile
-      ${ESPALIER_HIP_COMPILER} -x hip --rocm-path=${hip_root} --rocm-device-lib-path=${ESPALIER_HIP_DEVICE_LIBRARY_DIR}
-      -std=c++20 -O3 -Wall -Wextra -Wpedantic -Werror -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
+  set(espalier_hip_compile
+      ${CMAKE_CXX_COMPILER_LAUNCHER} ${ESPALIER_HIP_COMPILER} -x hip --rocm-path=${hip_root}
+      --rocm-device-lib-path=${ESPALIER_HIP_DEVICE_LIBRARY_DIR} -std=c++20 -O3 -Wall -Wextra -Wpedantic
+      $<$<BOOL:${ESPALIER_WARNINGS_AS_ERRORS}>:-Werror> -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
       -isystem ${ESPALIER_HIP_INCLUDE_DIR}
   )
+endif()
+
+# espalier_compile_hip(OBJECTS SOURCE...): appends to the list OBJECTS one object for each source, with code for the host and
+# all architectures.
+function(espalier_compile_hip objects_variable)
   list(TRANSFORM ESPALIER_HIP_ARCHITECTURES PREPEND --offload-arch= OUTPUT_VARIABLE all_architectures)
-  set(inputs)
-  set(objects)
-  set(assembly)
+  list(JOIN ESPALIER_HIP_ARCHITECTURES " " names)
+  set(objects ${${objects_variable}})
   foreach(source IN LISTS ARGN)
     cmake_path(GET source STEM name)
-    set(input ${CMAKE_CURRENT_SOURCE_DIR}/${source})
-    list(APPEND inputs ${input})
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
     add_custom_command(
       OUTPUT ${object}
-      COMMAND ${compile} ${all_architectures} -fPIC -MD -MF ${object}.d -c ${input} -o ${object}
-      DEPENDS ${input}
+      COMMAND ${espalier_hip_compile} ${all_architectures} "-DESPALIER_HIP_ARCHITECTURES=\"${names}\"" -fPIC -MD -MF
+              ${object}.d -c ${source} -o ${object}
+      DEPENDS ${source}
       DEPFILE ${object}.d
-      COMMENT "Compiling ${source} for the host and ${ESPALIER_HIP_ARCHITECTURES}"
-      VERBATIM
+      COMMENT "Compiling ${name} for the host and ${names}"
+      COMMAND_EXPAND_LISTS VERBATIM
     )
     list(APPEND objects ${object})
+  endforeach()
+  set(${objects_variable} ${objects} PARENT_SCOPE)
+endfunction()
+
+# espalier_assemble_hip(ASSEMBLY SOURCE...): appends to the list ASSEMBLY the assembly of each source for each architecture,
+# NAME-ARCHITECTURE.s.
+function(espalier_assemble_hip assembly_variable)
+  set(assembly ${${assembly_variable}})
+  foreach(source IN LISTS ARGN)
+    cmake_path(GET source STEM name)
     foreach(architecture IN LISTS ESPALIER_HIP_ARCHITECTURES)
       set(output ${CMAKE_CURRENT_BINARY_DIR}/${name}-${architecture}.s)
       add_custom_command(
         OUTPUT ${output}
-        COMMAND ${compile} --offload-arch=${architecture} --cuda-device-only --no-gpu-bundle-output -MD -MF ${output}.d -S
-                ${input} -o ${output}
-        DEPENDS ${input}
+        COMMAND ${espalier_hip_compile} --offload-arch=${architecture} --cuda-device-only --no-gpu-bundle-output -MD -MF
+                ${output}.d -S ${source} -o ${output}
+        DEPENDS ${source}
         DEPFILE ${output}.d
-        COMMENT "Assembly of ${source} for ${architecture}"
-        VERBATIM
+        COMMENT "Assembly of ${name} for ${architecture}"
+        COMMAND_EXPAND_LISTS VERBATIM
       )
       list(APPEND assembly ${output})
     endforeach()
   endforeach()
-  add_custom_target(${target} ALL DEPENDS ${objects} ${assembly})
-  set_target_properties(${target} PROPERTIES HIP_SOURCES "${inputs}" HIP_ASSEMBLY "${assembly}")
+  set(${assembly_variable} ${assembly} PARENT_SCOPE)
 endfunction()

@@ -1,16 +1,11 @@
 #include "backends/cuda/simt.hpp"
 
-#include "backends/gpu/append.hpp"
-#include "backends/gpu/calls.hpp"
-#include "backends/gpu/simt_attend.hpp"
+#include "backends/gpu/any_element.hpp"
 
 namespace espalier::cuda {
-gpu::Status simt_attend(const detail::AttendParams& p, gpu::Stream stream) {
-  return gpu::with_element(p.scalar, [&]<class T>() { return gpu::simt_attend<T>(p, stream); });
-}
 
-gpu::Status append(const detail::AppendParams& p, gpu::Stream stream) {
-  return gpu::with_element(p.scalar, [&]<class T>() { return gpu::append<T>(p, stream); });
-}
+gpu::Status simt_attend(const detail::AttendParams& p, gpu::Stream stream) { return gpu::simt_attend(p, stream); }
+
+gpu::Status append(const detail::AppendParams& p, gpu::Stream stream) { return gpu::append(p, stream); }
 
 }  // namespace espalier::cuda

@@ -15,6 +15,14 @@ struct ResultPlace {
   float* lse;      ///< natural log, beside either; null where nobody wants it
 };
 
+/// That of a row without partials, or with all of them. @param row  of the line. @param head  of the query heads
+template <class T>
+__device__ __forceinline__ ResultPlace<T> output_place(const detail::AttendParams& p, int row, int head) {
+  const std::int64_t caller_row = p.plan.row_index[row];
+  return {nullptr, static_cast<T*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride,
+          p.lse ? p.lse + caller_row * p.lse_row_stride + head : nullptr};
+}
+
 /// @param row  of the line, one of the tile's
 template <class T>
 __device__ __forceinline__ ResultPlace<T> result_place(const detail::AttendParams& p, const detail::Tile& tile, int row,
@@ -25,10 +33,7 @@ __device__ __forceinline__ ResultPlace<T> result_place(const detail::AttendParam
     const std::int64_t partial = (std::int64_t{tile.partial_begin} + row - tile.row_begin) * group + head_of_group;
     return {plan.partial_out + partial * p.head_dim, nullptr, plan.partial_lse + partial};
   }
-  const std::int64_t caller_row = plan.row_index[row];
-  const int head = tile.kv_head * group + head_of_group;
-  return {nullptr, static_cast<T*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride,
-          p.lse ? p.lse + caller_row * p.lse_row_stride + head : nullptr};
+  return output_place<T>(p, row, tile.kv_head * group + head_of_group);
 }
 
 }  // namespace espalier::gpu

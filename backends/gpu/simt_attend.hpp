@@ -10,6 +10,7 @@
 
 #include "backends/gpu/block_walk.hpp"
 #include "backends/gpu/plan_tile.hpp"
+#include "backends/gpu/result_place.hpp"
 #include "backends/gpu/softmax_state.hpp"
 
 namespace espalier::gpu {
@@ -17,32 +18,22 @@ namespace espalier::gpu {
 inline constexpr int kSimtThreads = 256;
 inline constexpr int kSimtMostHeadDim = 8 * kWaveLanes;
 
-/// A result: in the output where the pair has no other partial, else in the plan's partials.
 template <class T, int Dims>
-__device__ void store_simt_result(const detail::AttendParams& p, const detail::Tile& tile, int row, int head_of_group,
-                                  const float (&sum)[Dims], const SoftmaxState& softmax) {
-  const int lane = threadIdx.x % kWaveLanes, group = p.query_heads / p.kv_heads;
-  const detail::PlanView& plan = p.plan;
+__device__ void store_simt_result(const ResultPlace<T>& place, int head_dim, const float (&sum)[Dims],
+                                  const SoftmaxState& softmax) {
+  const int lane = threadIdx.x % kWaveLanes;
   const float inverse = softmax.inverse();
-  if (plan.merge_begin[row + 1] - plan.merge_begin[row] > 1) {
-    const std::int64_t partial = (std::int64_t{tile.partial_begin} + row - tile.row_begin) * group + head_of_group;
-#pragma unroll
-    for (int i = 0; i < Dims; ++i) {
-      const int d = lane + i * kWaveLanes;
-      if (d < p.head_dim) plan.partial_out[partial * p.head_dim + d] = sum[i] * inverse;
-    }
-    if (lane == 0) plan.partial_lse[partial] = softmax.lse();
-    return;
-  }
-  const std::int64_t caller_row = plan.row_index[row];
-  const int head = tile.kv_head * group + head_of_group;
-  T* out = static_cast<T*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride;
 #pragma unroll
   for (int i = 0; i < Dims; ++i) {
     const int d = lane + i * kWaveLanes;
-    if (d < p.head_dim) out[d] = from_float<T>(sum[i] * inverse);
+    if (d >= head_dim) continue;
+    if (place.partial) {
+      place.partial[d] = sum[i] * inverse;
+    } else {
+      place.out[d] = from_float<T>(sum[i] * inverse);
+    }
   }
-  if (lane == 0 && p.lse) p.lse[caller_row * p.lse_row_stride + head] = softmax.lse();
+  if (lane == 0 && place.lse) *place.lse = softmax.lse();
 }
 
 template <class T, int Dims>
@@ -89,7 +80,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attend_kernel(detail::Atten
           if (d < p.head_dim) sum[i] = sum[i] * factors.old_part + factors.new_part * to_float(v[d]);
         }
       }
-      store_simt_result<T>(p, tile, row, head_of_group, sum, softmax);
+      store_simt_result(result_place<T>(p, tile, row, head_of_group), p.head_dim, sum, softmax);
     }
   }
 }
@@ -118,15 +109,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_merge_kernel(detail::Attend
       }
     }
   }
-  const std::int64_t caller_row = plan.row_index[row];
-  const float inverse = softmax.inverse();
-  T* out = static_cast<T*>(p.out) + caller_row * p.out_row_stride + head * p.out_head_stride;
-#pragma unroll
-  for (int j = 0; j < Dims; ++j) {
-    const int d = lane + j * kWaveLanes;
-    if (d < p.head_dim) out[d] = from_float<T>(sum[j] * inverse);
-  }
-  if (lane == 0 && p.lse) p.lse[caller_row * p.lse_row_stride + head] = softmax.lse();
+  store_simt_result(output_place<T>(p, row, head), p.head_dim, sum, softmax);
 }
 
 /// Calls body<Dims>() with the fewest elements of head_dim that a lane must hold.

@@ -1,25 +1,10 @@
 #include "backends/hip/attend.hpp"
 
-#include <cstdint>
-
-#include "backends/gpu/append.hpp"
-#include "backends/gpu/simt_attend.hpp"
+#include "backends/gpu/any_element.hpp"
 #include "backends/hip/launch_attend.hpp"
 
 namespace espalier::hip {
 namespace {
-
-bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
-
-/// Returns body<T>() with the element type.
-template <class Body>
-gpu::Status with_element(detail::ScalarType scalar, const Body& body) {
-  switch (scalar) {
-    case detail::ScalarType::f16: return body.template operator()<float16>();
-    case detail::ScalarType::bf16: return body.template operator()<bfloat16>();
-    default: return body.template operator()<float>();
-  }
-}
 
 template <class T>
 gpu::Status attend_on_matrix_units(const detail::AttendParams& p, gpu::Stream stream) {
@@ -36,28 +21,23 @@ gpu::Status attend_on_matrix_units(const detail::AttendParams& p, gpu::Stream st
 
 }  // namespace
 
-bool has_matrix_kernel(const detail::AttendParams& p) {
-  const std::int64_t strides[] = {p.q_row_stride,   p.q_head_stride,  p.k_block_stride, p.k_token_stride,
-                                  p.k_head_stride,  p.v_block_stride, p.v_token_stride, p.v_head_stride,
-                                  p.out_row_stride, p.out_head_stride};
-  for (const std::int64_t stride : strides) {
-    if (stride % 8 != 0) return false;
-  }
-  return p.scalar != detail::ScalarType::f32 && (p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256) &&
-         is_aligned(p.q) && is_aligned(p.k) && is_aligned(p.v) && is_aligned(p.out) && is_aligned(p.plan.partial_out);
-}
-
 gpu::Status attend(const detail::AttendParams& p, gpu::Stream stream) {
-  return with_element(p.scalar, [&]<class T>() {
-    if constexpr (sizeof(T) == 2) {
-      if (has_matrix_kernel(p)) return attend_on_matrix_units<T>(p, stream);
-    }
-    return gpu::simt_attend<T>(p, stream);
-  });
+  return p.scalar == detail::ScalarType::f16 ? attend_on_matrix_units<float16>(p, stream)
+                                             : attend_on_matrix_units<bfloat16>(p, stream);
 }
 
-gpu::Status append(const detail::AppendParams& p, gpu::Stream stream) {
-  return with_element(p.scalar, [&]<class T>() { return gpu::append<T>(p, stream); });
+std::string why_not_shape(const backend::Shape& shape) {
+  if (shape.scalar == detail::ScalarType::f32) return "the type is f32, expected f16 or bf16";
+  if (shape.head_dim == 64 || shape.head_dim == 128 || shape.head_dim == 256) return "";
+  return "head_dim is " + std::to_string(shape.head_dim) + ", expected 64, 128 or 256";
 }
+
+std::string why_not_params(const detail::AttendParams& p) { return gpu::why_not_aligned(p); }
+
+int tile_pairs(const backend::Shape& shape) { return shape.head_dim <= 128 ? 128 : 64; }
+
+gpu::Status simt_attend(const detail::AttendParams& p, gpu::Stream stream) { return gpu::simt_attend(p, stream); }
+
+gpu::Status append(const detail::AppendParams& p, gpu::Stream stream) { return gpu::append(p, stream); }
 
 }  // namespace espalier::hip

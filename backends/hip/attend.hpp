@@ -1,19 +1,31 @@
 #pragma once
-// The HIP kernels as the library calls them. Everything is enqueued on the stream; nothing allocates or waits.
+// The HIP kernels as their list has them. Everything is enqueued on the stream; nothing allocates or waits.
 
+#include <string>
+
+#include "backends/backend.hpp"
 #include "backends/gpu/platform.hpp"
-#include "espalier/detail/params.hpp"
 
 namespace espalier::hip {
 
-/// Whether the matrix units can do it: f16 or bf16, head_dim 64, 128 or 256, arrays and strides aligned to 16 bytes.
-bool has_matrix_kernel(const detail::AttendParams& p);
-
-/// Attention and the merge of its partials: on the matrix units where they can do it, else by the SIMT kernel, which
-/// takes any type and layout, and head_dim up to gpu::kSimtMostHeadDim (512).
+/// Attention on the matrix units and the merge of its partials, for what the two functions below have nothing against.
 gpu::Status attend(const detail::AttendParams& p, gpu::Stream stream);
+
+/// Why the matrix units cannot do it: they take f16 and bf16, and head_dim 64, 128 or 256.
+[[nodiscard]] std::string why_not_shape(const backend::Shape& shape);
+
+/// Why they cannot read these arrays: pointers and strides must be multiples of 16 bytes.
+[[nodiscard]] std::string why_not_params(const detail::AttendParams& p);
+
+/// Most pairs of a tile that are attended with one reading of K and V by each of its waves.
+[[nodiscard]] int tile_pairs(const backend::Shape& shape);
+
+/// Attention by the SIMT kernel and the merge of its partials: any type and layout, head_dim up to gpu::kSimtMostHeadDim.
+gpu::Status simt_attend(const detail::AttendParams& p, gpu::Stream stream);
 
 /// New K and V into their slots.
 gpu::Status append(const detail::AppendParams& p, gpu::Stream stream);
+
+inline constexpr int kSimtTilePairs = 64;
 
 }  // namespace espalier::hip

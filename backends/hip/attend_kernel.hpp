@@ -22,6 +22,7 @@
 // Assumes: q, k, v and out aligned to 16 bytes, and their strides.
 
 #include "backends/gpu/plan_tile.hpp"
+#include "backends/gpu/result_place.hpp"
 #include "backends/gpu/softmax_state.hpp"
 #include "backends/gpu/wave_walk.hpp"
 #include "backends/hip/launch_attend.hpp"
@@ -153,35 +154,29 @@ class WaveAttention {
 
   /// Results: in the output where the pair has no other partial, else in the plan's partials.
   __device__ __forceinline__ void store() const {
-    const detail::PlanView& plan = p_.plan;
 #pragma unroll
     for (int b = 0; b < kPairBlocks; ++b) {
       const int pair = first_pair_ + b * kBlockPairs + column();
       if (pair >= pairs()) continue;
-      const int row = row_[b], in_group = pair % group();
+      const gpu::ResultPlace<T> place = gpu::result_place<T>(p_, tile_, row_[b], pair % group());
       const float inverse = softmax_[b].inverse();
-      if (plan.merge_begin[row + 1] - plan.merge_begin[row] > 1) {
-        const std::int64_t partial = std::int64_t{tile_.partial_begin} * group() + pair;
+      if (place.partial) {
         for_output(b, [&](int d, const float(&values)[kValueWidth]) {
 #pragma unroll
           for (int i = 0; i < kValueWidth; i += 4) {
             const Float4 part = {values[i], values[i + 1], values[i + 2], values[i + 3]};
-            *reinterpret_cast<Float4*>(plan.partial_out + partial * kHeadDim + d + i) = part * inverse;
+            *reinterpret_cast<Float4*>(place.partial + d + i) = part * inverse;
           }
         });
-        if (quarter() == 0) plan.partial_lse[partial] = softmax_[b].lse();
-        continue;
-      }
-      const std::int64_t caller_row = plan.row_index[row];
-      const int head = tile_.kv_head * group() + in_group;
-      T* out = static_cast<T*>(p_.out) + caller_row * p_.out_row_stride + head * p_.out_head_stride;
-      for_output(b, [&](int d, const float(&values)[kValueWidth]) {
-        ValueVector converted;
+      } else {
+        for_output(b, [&](int d, const float(&values)[kValueWidth]) {
+          ValueVector converted;
 #pragma unroll
-        for (int i = 0; i < kValueWidth; ++i) converted[i] = M::convert(values[i] * inverse);
-        *reinterpret_cast<ValueVector*>(out + d) = converted;
-      });
-      if (quarter() == 0 && p_.lse) p_.lse[caller_row * p_.lse_row_stride + head] = softmax_[b].lse();
+          for (int i = 0; i < kValueWidth; ++i) converted[i] = M::convert(values[i] * inverse);
+          *reinterpret_cast<ValueVector*>(place.out + d) = converted;
+        });
+      }
+      if (quarter() == 0 && place.lse) *place.lse = softmax_[b].lse();
     }
   }
 

@@ -87,7 +87,7 @@ struct Lanes {
   friend Lanes max(Lanes a, Lanes b) { return {a.value > b.value ? a.value : b.value}; }
   /// then where low <= a < high, otherwise
   friend Lanes where_between(Lanes a, float low, float high, Lanes then, Lanes otherwise) {
-    return {(a.value >= low) & (a.value < high) ? then.value : otherwise.value};
+    return {((a.value >= low) & (a.value < high)) ? then.value : otherwise.value};
   }
   /// 2^a within 2 units in the last place; 0 below 2^-126.
   friend Lanes exp2(Lanes a) {

@@ -67,7 +67,7 @@ int print_info(bool as_json) {
               std::string(version()).c_str(), kokkos_version().c_str(), backends.c_str(), device.c_str(),
               int(exec.concurrency()), Kokkos::DefaultExecutionSpace::name());
   for (const KernelInfo& kernel : kernels)
-    std::printf("  %-12s %-8s %s\n", kernel.name.c_str(), kernel.backend.c_str(),
+    std::printf("  %-20s %-8s %s\n", kernel.name.c_str(), kernel.backend.c_str(),
                 kernel.available ? "runs here" : ("does not run here: " + kernel.why_not).c_str());
   return 0;
 }

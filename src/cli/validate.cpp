@@ -49,15 +49,15 @@ void print_json(const Options& options, const std::vector<KernelValidation>& ker
 }
 
 void print_table(const std::vector<KernelValidation>& kernels, bool passed) {
-  std::printf("%s through %s\n\n  %-14s %8s %12s %7s %11s %11s %12s\n", device_name().c_str(),
+  std::printf("%s through %s\n\n  %-20s %8s %12s %7s %11s %11s %12s\n", device_name().c_str(),
               Kokkos::DefaultExecutionSpace::name(), "kernel", "checked", "unsupported", "wrong", "error", "of allowed",
               "to portable");
   for (const KernelValidation& it : kernels) {
     if (!it.kernel.available) {
-      std::printf("  %-14s does not run here: %s\n", it.kernel.name.c_str(), it.kernel.why_not.c_str());
+      std::printf("  %-20s does not run here: %s\n", it.kernel.name.c_str(), it.kernel.why_not.c_str());
       continue;
     }
-    std::printf("  %-14s %8d %12d %7d %11.2e %9.0f %% %12.2e%s\n", it.kernel.name.c_str(), it.checked, it.unsupported,
+    std::printf("  %-20s %8d %12d %7d %11.2e %9.0f %% %12.2e%s\n", it.kernel.name.c_str(), it.checked, it.unsupported,
                 it.wrong, it.largest_error, 100 * it.largest_share, it.largest_difference,
                 it.passed() ? "" : "  WRONG");
   }

@@ -145,6 +145,27 @@ TEMPLATE_TEST_CASE("rows whose scores are all very low are not lost on an emulat
     }
 }
 
+TEMPLATE_TEST_CASE("emulated waves that run ahead of each other leave the same bits", "[emulation]", float16,
+                   bfloat16) {
+  const Tree tree{"siblings", {{-1, 150}, {0, 70}, {0, 12}, {-1, 90}}, {{1}, {2}, {2}, {0}, {3}}};
+  // One wave has all pairs of a tile, or two of them half each: four or two waves share its tokens and merge in LDS.
+  for (const HeadShape& heads : {HeadShape{4, 1, 64}, HeadShape{32, 2, 64}, HeadShape{4, 1, 256}}) {
+    const Inputs inputs = random_inputs<TestType>(tree, heads, 12);
+    Setup setup;
+    setup.strategy = PlanStrategy::node;
+    Problem<Exec, TestType> problem(Exec(), tree, heads, inputs, setup);
+    const auto results = [&](std::uint32_t run_ahead_seed) {
+      emulated_attend(Architecture::gfx942, params_of(problem, heads, setup), run_ahead_seed);
+      return problem.result(Exec());
+    };
+    const Result in_step = results(0);
+    for (std::uint32_t seed = 1; seed <= 8; ++seed) {
+      CAPTURE(heads.query_heads, heads.head_dim, seed);
+      CHECK(results(seed) == in_step);
+    }
+  }
+}
+
 TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, on emulated matrix units", "[emulation]",
                    float16, bfloat16) {
   const Tree tree{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}, {-1, 5}}, {{1}, {2}, {3}, {0}, {4}, {3, 4}}};
@@ -168,6 +189,30 @@ TEMPLATE_TEST_CASE("an infinity in v of a tile's last token stays one on emulate
   Setup setup;
   setup.strategy = PlanStrategy::node;
   check<TestType>(Architecture::gfx942, tree, heads, inputs, setup);
+}
+
+TEST_CASE("emulated kernels are listed, and attend through plans made for them", "[emulation][kernel]") {
+  std::string names;
+  for (const KernelInfo& kernel : available_kernels())
+    if (kernel.backend == Exec::name() && kernel.available) names += kernel.name + " ";
+  CHECK(names == "hip-gfx942-emulated hip-gfx90a-emulated hip-simt-emulated portable ");
+  const Tree tree = random_forest(5);
+  const HeadShape heads{6, 2, 64};
+  const Inputs inputs = random_inputs<float16>(tree, heads, 5);
+  for (const char* const name : {"hip-gfx942-emulated", "hip-gfx90a-emulated", "hip-simt-emulated"})
+    for (const PlanStrategy strategy : kPlanStrategies) {
+      Setup setup;
+      setup.strategy = strategy;
+      setup.kernel_name = name;
+      CAPTURE(name, name_of(strategy));
+      const Exec exec;
+      Problem<Exec, float16> problem(exec, tree, heads, inputs, setup);
+      CHECK(problem.plan().kernel().name == name);
+      problem.attend(exec);
+      const Result result = problem.result(exec);
+      CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs), heads, Scalar::f16,
+                         tolerance_of(tree, heads, inputs, {}, kWeightUnit<float16>)) == "");
+    }
 }
 
 TEST_CASE("matrix kernels take 16-bit types of three head sizes where everything is aligned", "[emulation]") {

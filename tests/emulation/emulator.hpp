@@ -4,7 +4,8 @@
 // Every GPU thread is a fibre and thread blocks run one after another. Barriers, lane exchanges and matrix instructions
 // are meetings: a lane waits there until all lanes of its block or wave have come, and the last one does the work.
 // Lanes that meet at different operations, or wait for a lane that has gone another way, end the program with an error.
-// Timing, hazards and races are not modelled. HIP's waves have 64 lanes, CUDA's 32; grids and blocks are one-dimensional.
+// Timing and hazards are not modelled. A race between waves shows where the result depends on which of them is ahead; see
+// run_ahead_seed. HIP's waves have 64 lanes, CUDA's 32; grids and blocks are one-dimensional.
 
 #include <setjmp.h>
 #include <ucontext.h>
@@ -15,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <vector>
 
 namespace espalier::emulator {
@@ -27,6 +29,9 @@ inline constexpr int kLanes = 32;
 
 /// gfx90a's matrix units take subnormal 16-bit numbers as zero.
 inline bool flushes_subnormals = false;
+
+/// Other than 0: waves do not keep pace, but rest at random, so that others run ahead as far as barriers let them.
+inline std::uint32_t run_ahead_seed = 0;
 
 [[noreturn]] inline void stop(const char* message) {
   std::fprintf(stderr, "emulator: %s\n", message);
@@ -205,16 +210,23 @@ inline void run_block() {
     fibre.start.uc_link = nullptr;
     makecontext(&fibre.start, run_fibre, 0);
   }
+  constexpr int kMostIdleRounds = 1000;  // where all rest that could go on
+  std::minstd_rand random(run_ahead_seed);
+  int idle_rounds = 0;
   for (bool running = true; running;) {
     running = false;
     const std::uint64_t before = block.steps_forward;
+    const std::uint32_t resting = run_ahead_seed == 0 ? 0 : static_cast<std::uint32_t>(random()) >> 8;  // a bit a wave
     for (block.thread = 0; block.thread < block.threads; ++block.thread) {
       Fibre& fibre = block.fibres[block.thread];
       if (fibre.done) continue;
       running = true;
-      resume(fibre);
+      if (((resting >> block.thread / kLanes % 16) & 1u) == 0) resume(fibre);
     }
-    if (running && block.steps_forward == before) stop("every lane waits for one that has gone another way");
+    idle_rounds = block.steps_forward == before ? idle_rounds + 1 : 0;
+    if (running && idle_rounds > (resting == 0 ? 0 : kMostIdleRounds)) {
+      stop("every lane waits for one that has gone another way");
+    }
   }
 }
 

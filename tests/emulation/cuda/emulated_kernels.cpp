@@ -1,16 +1,13 @@
 #include "tests/emulation/cuda/emulated_kernels.hpp"
 
 #include "backends/cuda/sm80/attend.hpp"
-#include "backends/gpu/calls.hpp"
-#include "backends/gpu/simt_attend.hpp"
+#include "backends/gpu/any_element.hpp"
 
 namespace espalier::test {
 
 void emulated_attend(const espalier::detail::AttendParams& params) {
   const gpu::Status status =
-      emulated_on_matrix_units(params)
-          ? gpu::sm80::attend(params, nullptr)
-          : gpu::with_element(params.scalar, [&]<class T>() { return gpu::simt_attend<T>(params, nullptr); });
+      emulated_on_matrix_units(params) ? gpu::sm80::attend(params, nullptr) : gpu::simt_attend(params, nullptr);
   if (status != cudaSuccess) emulator::stop("a launch fails");
 }
 

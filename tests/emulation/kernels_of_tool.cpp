@@ -1,0 +1,11 @@
+// The fused kernels that the command-line tool of a host build has: emulated ones, which `espalier validate` checks. The
+// library that the tool is linked with, and that is installed, has none.
+
+#include <Kokkos_Core.hpp>
+
+#include "tests/emulation/emulated_kernels.hpp"
+
+std::span<const espalier::backend::FusedKernel> espalier::backend::fused_kernels() {
+  static const std::vector<FusedKernel> kernels = test::emulated_kernels(Kokkos::DefaultHostExecutionSpace::name());
+  return kernels;
+}

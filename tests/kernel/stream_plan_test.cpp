@@ -47,6 +47,7 @@ struct Setting {
   PlanConfig config;
   int block_tokens;
   TreeLayout layout;
+  plan::StreamOptions options;
 };
 
 Setting random_setting(std::uint32_t seed) {
@@ -61,6 +62,7 @@ Setting random_setting(std::uint32_t seed) {
   setting.config.workers = one_of({1, 2, 5, 24, 132});
   setting.block_tokens = one_of({1, 7, 16, 32, 64, 256});
   setting.layout = random() % 2 == 0 ? TreeLayout::aligned : TreeLayout::contiguous;
+  setting.options.chains = random() % 2 == 0;
   return setting;
 }
 
@@ -79,8 +81,8 @@ void check_forest(const Tree& tree, const Setting& setting) {
   const Exec exec;
   const TreeSnapshot snapshot = snapshot_of(tree, setting.block_tokens, setting.layout);
   PlanConfig config = setting.config;
-  config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec);
-  StreamPlan<Exec> plan(exec, config);
+  config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec, setting.options);
+  StreamPlan<Exec> plan(exec, config, setting.options);
   const TreeArrays<Exec> arrays(exec, snapshot);
   plan.update(exec, arrays.view());
   const PlanReport report = plan.report(exec);
@@ -114,8 +116,8 @@ TEMPLATE_LIST_TEST_CASE("attention by the plan of streams agrees with the oracle
     const HeadShape& heads = setting.config.heads;
     const TreeSnapshot snapshot = snapshot_of(tree, setting.block_tokens, setting.layout);
     PlanConfig config = setting.config;
-    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
-    StreamPlan<TestType> plan(exec, config);
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec, setting.options);
+    StreamPlan<TestType> plan(exec, config, setting.options);
     const TreeArrays<TestType> arrays(exec, snapshot);
     plan.update(exec, arrays.view());
     const Inputs inputs = random_inputs<float>(tree, heads, seed);
@@ -134,11 +136,11 @@ TEMPLATE_LIST_TEST_CASE("every runner of streams writes the same plan, with any 
     const Setting setting = random_setting(seed);
     const TreeSnapshot snapshot = snapshot_of(random_streams(seed), setting.block_tokens, setting.layout);
     PlanConfig config = setting.config;
-    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config);
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, TestType{}, setting.options);
     FusedPlanArrays first;
     bool is_first = true;
     for (const TestType& exec : instances<TestType>()) {
-      StreamPlan<TestType> plan(exec, config);
+      StreamPlan<TestType> plan(exec, config, setting.options);
       const TreeArrays<TestType> arrays(exec, snapshot);
       for (const StreamRunner runner :
            {StreamRunner::by_size, StreamRunner::one_thread, StreamRunner::one_team, StreamRunner::device}) {
@@ -185,8 +187,8 @@ TEMPLATE_LIST_TEST_CASE("a grown plan of streams covers the tree as it is then",
       snapshots.back().row_visible = lengths.row_visible;
     }
     PlanConfig config = setting.config;
-    config.capacity = StreamPlan<TestType>::required_capacity(snapshots[0], config, exec);
-    StreamPlan<TestType> plan(exec, config);
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshots[0], config, exec, setting.options);
+    StreamPlan<TestType> plan(exec, config, setting.options);
     TreeArrays<TestType> arrays(exec, snapshots[0]);
     plan.update(exec, arrays.view());
     for (std::size_t step = 1; step < snapshots.size(); ++step) {

@@ -92,7 +92,6 @@ class FusedPlanReader {
     if (tile.tokens < 1) found("it has no tokens");
     if ((tile.flags & espalier::detail::kTileGathered) != 0) return read_gathered(tile, wide, visit, found);
     if (tile.segment_begin < 0 || tile.segment_begin >= tile.segment_end) return found("its segments are out of range");
-    if (wide && tile.segment_end != tile.segment_begin + 1) found("it is wide and has several segments");
     if (!wide && tile.skip % 16 != 0) found("its skip is no multiple of 16");
     if (!wide && (tile.flags & espalier::detail::kTileLimited) != 0) found("it is narrow and limited");
     bool hides = false;
@@ -102,7 +101,8 @@ class FusedPlanReader {
       const std::int32_t skip = s == tile.segment_begin ? tile.skip : 0;
       if (skip >= segment.tokens || left <= 0) found("it has a segment of which it reads nothing");
       if (segment.first_block != block_at(segment.table_begin)) found("a segment's first block is wrong");
-      if (!wide && segment.own_row_end != segment.row_begin) found("it is narrow and has a limited segment");
+      if ((!wide || s + 1 < tile.segment_end) && segment.own_row_end != segment.row_begin)
+        found("a segment is limited, of a narrow tile or not the last one");
       const std::int32_t lo = std::max(tile.pair_begin, segment.row_begin * group_);
       const std::int32_t hi = std::min(tile.pair_begin + tile.pairs, segment.row_end * group_);
       if (lo >= hi) found("none of its pairs sees a segment of it");

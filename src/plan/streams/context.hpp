@@ -23,6 +23,7 @@ struct NodeSums {
   std::int32_t steps = 0;
   std::int32_t tokens = 0;  ///< of those segments
   std::int32_t wide = 0;    ///< nodes
+  std::int32_t wide_segments = 0;
   std::int32_t tiles = 0;   ///< row tiles of wide nodes
   std::int64_t blocks = 0;  ///< of those row tiles
   std::int64_t pairs = 0;
@@ -33,6 +34,7 @@ struct NodeSums {
     steps += other.steps;
     tokens += other.tokens;
     wide += other.wide;
+    wide_segments += other.wide_segments;
     tiles += other.tiles;
     blocks += other.blocks;
     pairs += other.pairs;
@@ -82,14 +84,23 @@ struct WorkerSums {
   }
 };
 
-/// One wide node. `tiles` and `blocks` count what lies before it.
+/// One wide node, with the absorbed ones above it, whose tokens lie in front of its own.
 struct WideNode {
   std::int64_t tile_blocks_before;
   std::int64_t pairs_before;
   std::int32_t tiles_before;
+  std::int32_t segments_before;
   std::int32_t node;
   std::int32_t blocks;
-  std::int32_t alone;  ///< 1: no other wide or copied node above it
+  std::int32_t tokens;
+  std::int32_t alone;  ///< 1: its rows see nothing above them
+};
+
+/// Sums over the big children of a node.
+struct ChildSums {
+  std::int32_t rows;
+  std::int32_t tiles;
+  std::int32_t tokens;  ///< the least
 };
 
 /// One pack, by its first row. Counts are those of one strip: all strips of a pack have the same.
@@ -144,10 +155,21 @@ struct Totals {
   std::int64_t best;  ///< predicted time and number of the split
   std::int64_t need_segments, need_gathered, need_tiles, need_partials, longest;
   std::int32_t tile_counts;  ///< of all wide nodes, combined by or
+  std::int32_t gang;         ///< row tiles of a wide node that walk its KV together
+  std::int32_t large;        ///< 1: narrow work saturates memory for long
   std::int32_t fits;
 };
 
 inline constexpr std::int64_t kRoom = 8192;
+
+/// What becomes of a node's tokens.
+enum NodeKind : std::int32_t {
+  kSmall,     ///< no more pairs than a narrow tile holds: in the list of its strip
+  kEmpty,     ///< big, and its rows see no token of it
+  kCopied,    ///< big and short: in the lists of all its strips
+  kWide,      ///< big: wide tiles
+  kAbsorbed,  ///< big: in front of its children's tokens in their wide tiles
+};
 
 struct Context {
   detail::TreeView tree;
@@ -157,9 +179,12 @@ struct Context {
   std::int32_t workers;
   std::int32_t strips;     ///< of a pack
   std::int32_t pack_rows;  ///< at most
+  std::int32_t absorbs;    ///< 1: wide tiles may have several segments
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
+  ChildSums* children;      // [nodes]
+  std::int32_t* kind;       // [nodes]  NodeKind
   NodeSums* before;         // [nodes + 1]
   WideNode* wide;           // [nodes + 1]
   std::int32_t* unit_end;   // [rows]  where a unit begins, else 0
@@ -178,6 +203,7 @@ struct Context {
   std::int32_t* most;       // [workers + 1]  steps of a piece in the span
   StreamSums* streams;      // [lists * kv_heads + 1]
   std::int64_t* keys;       // [tile_capacity]  order of narrow tiles
+  std::uint32_t* piece_pairs;  // [tile_capacity]  of the strip, lo | hi << 16, by number of the narrow piece
   std::int32_t* tile_end;   // [tile_capacity]  where narrow tiles end in their last segment; kOpen: at its end
   std::int32_t* wide_open;     // [tile_capacity]  1: the wide tile ends with its segment
   std::int32_t* segment_node;  // [segment_capacity]  ~node where the segment does not grow
@@ -208,11 +234,18 @@ struct Context {
     return tree.row_begin[node] < tree.row_end[node] ? seen(node, tree.row_end[node]) : 0;
   }
 
-  KOKKOS_FUNCTION bool is_wide(std::int32_t node) const { return is_big(node) && seen(node) >= kShortTokens; }
-  KOKKOS_FUNCTION bool is_copied(std::int32_t node) const {
-    if (!is_big(node)) return false;
-    const std::int32_t tokens = seen(node);
-    return tokens > 0 && tokens < kShortTokens;
+  KOKKOS_FUNCTION std::int32_t row_tiles(std::int32_t node) const {
+    return std::int32_t((pairs_of(node) + detail::kWidePairs - 1) / detail::kWidePairs);
+  }
+  KOKKOS_FUNCTION bool is_wide(std::int32_t node) const { return kind[node] == kWide; }
+  KOKKOS_FUNCTION bool is_copied(std::int32_t node) const { return kind[node] == kCopied; }
+
+  /// Calls visit(node, tokens) for a wide node and the absorbed ones above it, from below, where there are tokens.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_of_chain(std::int32_t node, const Visit& visit) const {
+    if (seen(node) > 0) visit(node, seen(node));
+    for (node = tree.parent[node]; node >= 0 && kind[node] == kAbsorbed; node = tree.parent[node])
+      if (tree.tokens[node] > 0) visit(node, tree.tokens[node]);
   }
 
   /// The nearest big node of a unit that begins at the row: its own, or the one above it; -1: none.
@@ -235,16 +268,8 @@ struct Context {
         if (!visit(node)) return;
   }
 
-  KOKKOS_FUNCTION std::int32_t large() const {
-    return totals->packs.steps * kv_heads > costs.large_steps ? 1 : 0;
-  }
-
-  /// Row tiles of a wide node that walk its KV together: a power of two that divides those of every node.
-  KOKKOS_FUNCTION std::int32_t gang() const {
-    std::int32_t gang = 1;
-    while (gang < kGang && gang * 2 <= workers && (totals->tile_counts & gang) == 0) gang *= 2;
-    return gang;
-  }
+  KOKKOS_FUNCTION std::int32_t large() const { return totals->large; }
+  KOKKOS_FUNCTION std::int32_t gang() const { return totals->gang; }
 };
 
 KOKKOS_INLINE_FUNCTION std::int32_t div_up(std::int32_t count, std::int32_t size) { return (count + size - 1) / size; }

@@ -1,6 +1,6 @@
 #pragma once
-// Writes the arrays of a plan whose streams, cuts and merge lists are settled: one kernel, whose teams each write one
-// worker's tiles, or a share of the rest.
+// Writes the arrays of a plan whose streams and cuts are settled: one kernel, whose teams each write one worker's tiles, or a
+// share of the rest; and one for the merge lists.
 
 #include "pieces.hpp"
 
@@ -19,7 +19,7 @@ struct SegmentList {
       : c(context),
         pack(context.pack[pack_row]),
         row(pack_row),
-        first_segment(context.totals->nodes.wide + pack.before.segments + std::int64_t(part) * pack.segments) {}
+        first_segment(context.totals->nodes.wide_segments + pack.before.segments + std::int64_t(part) * pack.segments) {}
 
   /// Calls visit(node, parts) for each copied node that rows of the strip see; until it returns false.
   template <class Visit>
@@ -92,25 +92,31 @@ struct SegmentList {
   }
 };
 
-/// What a piece of a narrow stream is, as a tile and in merge lists.
+/// The pairs of a strip that a piece of one of its streams may concern, and its partials.
 struct NarrowPiece {
-  std::int32_t lo, hi;  ///< pairs of the strip
-  std::int64_t slot;    ///< partial of pair `lo`
+  std::int32_t lo = 0, hi;
+
+  KOKKOS_FUNCTION NarrowPiece(const Context& c, std::int32_t number, const Strip& strip, std::int32_t begin,
+                              std::int32_t end)
+      : hi(strip.pairs) {
+    const List& list = c.lists[number];
+    if (list.gathered != 0 || (begin == 0 && end == c.lists[number + 1].steps_before - list.steps_before)) return;
+    const SegmentList segments(c, list.row, list.part);
+    if (begin >= segments.pack.copied_steps)
+      segments.narrow_pairs(begin, segments.at(begin).node, segments.at(end - 1).node, strip, lo, hi);
+  }
+  KOKKOS_FUNCTION explicit NarrowPiece(std::uint32_t packed)
+      : lo(std::int32_t(packed & 0xffff)), hi(std::int32_t(packed >> 16)) {}
+  [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const {
+    return std::uint32_t(lo) | (std::uint32_t(hi) << 16);
+  }
 
   /// @param index  of the piece in its stream
-  KOKKOS_FUNCTION NarrowPiece(const Context& c, std::int32_t stream, const Strip& strip, std::int32_t index,
-                              std::int32_t begin, std::int32_t end) {
-    const std::int32_t number = stream / c.kv_heads;
-    const List& list = c.lists[number];
-    lo = 0;
-    hi = strip.pairs;
-    if (list.gathered == 0 && (begin > 0 || end < c.lists[number + 1].steps_before - list.steps_before)) {
-      const SegmentList segments(c, list.row, list.part);
-      if (begin >= segments.pack.copied_steps)
-        segments.narrow_pairs(begin, segments.at(begin).node, segments.at(end - 1).node, strip, lo, hi);
-    }
+  /// @return the partial of pair `lo`
+  KOKKOS_FUNCTION std::int64_t slot(const Context& c, std::int32_t stream, const Strip& strip,
+                                    std::int64_t index) const {
     const std::int64_t wide = c.totals->nodes.wide > 0 ? WidePieces(c).partials() : 0;
-    slot = wide + c.streams[stream].slots + std::int64_t(index) * strip.pairs + lo;
+    return wide + c.streams[stream].slots + index * strip.pairs + lo;
   }
 };
 
@@ -140,11 +146,12 @@ struct FillTiles {
     const List& list = c.lists[number];
     const Pack& pack = c.pack[list.row];
     const Strip strip(c, list.row, list.part);
-    const NarrowPiece pairs(c, piece.stream, strip, piece.index, piece.begin, piece.end);
+    const NarrowPiece pairs(c, number, strip, piece.begin, piece.end);
+    c.piece_pairs[c.streams[piece.stream].pieces + piece.index] = pairs.packed();
     detail::FusedTile tile{};
     tile.pair_begin = std::int32_t(strip.pair_begin + pairs.lo);
     tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
-    tile.partial_begin = std::int32_t(pairs.slot);
+    tile.partial_begin = std::int32_t(pairs.slot(c, piece.stream, strip, piece.index));
     tile.kv_head = std::uint16_t(piece.stream - number * c.kv_heads);
     if (is_direct(pack, c.streams[piece.stream + 1].pieces - c.streams[piece.stream].pieces))
       tile.flags = detail::kTileDirect;
@@ -182,20 +189,31 @@ struct FillTiles {
     const std::int32_t head = in_node / line.chunks(number);
     const std::int32_t row_tile = in_node % line.chunks(number) * line.gang + member;
     const std::int32_t first_block = piece == 0 ? begin.offset : 0;
-    const std::int32_t seen = c.seen(wide.node);
+    const std::int32_t first_token = first_block * kBlockTokens;
+    const std::int32_t end_token =
+        stream == end.stream ? Kokkos::min(end.offset * kBlockTokens, wide.tokens) : wide.tokens;
     const std::int64_t pairs = c.wide[number + 1].pairs_before - wide.pairs_before;
     detail::FusedTile tile{};
-    tile.segment_begin = number;
-    tile.segment_end = number + 1;
-    tile.skip = first_block * kBlockTokens;
-    tile.tokens = (stream == end.stream ? end.offset * kBlockTokens : seen) - tile.skip;
+    tile.tokens = end_token - first_token;
+    std::int32_t segment = c.wide[number + 1].segments_before, segment_end_token = wide.tokens;
+    c.for_each_of_chain(wide.node, [&](std::int32_t, std::int32_t tokens) {
+      --segment;
+      const std::int32_t segment_token = segment_end_token - tokens;
+      if (segment_token < end_token && end_token <= segment_end_token) tile.segment_end = segment + 1;
+      if (segment_token <= first_token && first_token < segment_end_token) {
+        tile.segment_begin = segment;
+        tile.skip = first_token - segment_token;
+      }
+      segment_end_token = segment_token;
+    });
     tile.pair_begin = c.tree.row_begin[wide.node] * c.group + row_tile * detail::kWidePairs;
     tile.pairs = std::uint16_t(
         Kokkos::min<std::int64_t>(pairs - std::int64_t(row_tile) * detail::kWidePairs, detail::kWidePairs));
     tile.partial_begin = std::int32_t(pieces.slot(number, head, row_tile, gang, first_block == 0));
     tile.kv_head = std::uint16_t(head);
     const std::int32_t row = tile.pair_begin / c.group;
-    if (c.tree.row_node[row] == wide.node && c.tree.row_visible[row] < tile.skip + tile.tokens)
+    const std::int32_t own_token = wide.tokens - c.seen(wide.node);
+    if (c.tree.row_node[row] == wide.node && c.tree.row_visible[row] < end_token - own_token)
       tile.flags |= detail::kTileLimited;
     if (pieces.is_direct(wide, row_tile, pieces.count(stream))) tile.flags |= detail::kTileDirect;
     c.wide_tiles[place] = tile;
@@ -221,15 +239,18 @@ struct FillSegments {
                     list.pack.before.gathered + list.pack.copied_gathered + before.gathered - first.gathered};
       writer.write(node, parts_of(c, node, row_begin, row_end), row_begin, row_end, Strip(c, row, 0));
     } else if (c.is_wide(node)) {
-      const std::int32_t number = c.before[node].wide;
-      const std::int32_t tokens = c.seen(node);
-      detail::FusedSegment segment = Writer::segment_of(c, node, 0, tokens, row_begin, row_end);
-      const auto limited = [&](std::int32_t row) {
-        return c.tree.row_node[row] == node && c.tree.row_visible[row] < tokens;
-      };
-      if (limited(row_begin)) segment.own_row_end = last_where(row_begin, row_end, limited) + 1;
-      c.segments[number] = segment;
-      c.segment_node[number] = node;
+      std::int32_t place = c.wide[c.before[node].wide + 1].segments_before;
+      c.for_each_of_chain(node, [&](std::int32_t member, std::int32_t tokens) {
+        --place;
+        c.segments[place] =
+            Writer::segment_of(c, member, 0, tokens, c.tree.row_begin[member], c.tree.row_end[member]);
+        c.segment_node[place] = member;
+        const auto limited = [&](std::int32_t row) {
+          return c.tree.row_node[row] == node && c.tree.row_visible[row] < tokens;
+        };
+        if (member == node && limited(row_begin))
+          c.segments[place].own_row_end = last_where(row_begin, row_end, limited) + 1;
+      });
     }
   }
 
@@ -299,9 +320,13 @@ struct FillSegments {
 
 /// Writes merge list i.
 struct FillEntries {
-  const Context& c;
+  static constexpr const char* kLabel = "espalier::StreamPlan::fill_entries";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
+    return c.totals->fits != 0 ? CountEntries::items(c) : 0;
+  }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountEntries::items(c); }
 
-  KOKKOS_FUNCTION void list(std::int32_t i) const {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     const std::int32_t head = i % c.kv_heads;
     const PairBlock block(c, i / c.kv_heads);
     detail::MergeEntry* entry = c.merge_entries + c.merge_begin[i];
@@ -312,16 +337,14 @@ struct FillEntries {
                                               std::uint16_t(lo - block.pair_begin), std::uint16_t(hi - block.pair_begin)}
                          : detail::MergeEntry{detail::kNoPartial, 0, 0};
     };
-    block.for_each_list([&](std::int32_t number, const Strip& strip) {
-      const std::int32_t stream = number * c.kv_heads + head;
-      if (is_direct(c.pack[c.lists[number].row], c.streams[stream + 1].pieces - c.streams[stream].pieces)) return;
-      std::int32_t index = 0;
-      NarrowPieces{c}.for_each_part(stream, NarrowLine(c).steps(number), [&](const NarrowPieces::Part& part) {
-        for (std::int32_t p = 0; p < part.pieces; ++p, ++index) {
-          const NarrowPiece piece(c, stream, strip, index, part.bound(p), part.bound(p + 1));
-          add(piece.slot, strip.pair_begin + piece.lo, strip.pair_begin + piece.hi);
-        }
-      });
+    block.for_each_list([&](std::int32_t list, const Strip& strip) {
+      const std::int32_t stream = list * c.kv_heads + head;
+      if (is_direct(c.pack[c.lists[list].row], c.streams[stream + 1].pieces - c.streams[stream].pieces)) return;
+      const std::int64_t first = c.streams[stream].pieces;
+      for (std::int64_t number = first; number < c.streams[stream + 1].pieces; ++number) {
+        const NarrowPiece piece(c.piece_pairs[number]);
+        add(piece.slot(c, stream, strip, number - first), strip.pair_begin + piece.lo, strip.pair_begin + piece.hi);
+      }
     });
     if (c.totals->nodes.wide > 0) {
       const WideLine line(c);
@@ -346,7 +369,8 @@ struct FillEntries {
   }
 };
 
-/// The kernel: teams 0 .. workers - 1 write their worker's tiles, the others kShare items each of the rest.
+/// The kernel: teams 0 .. workers - 1 write their worker's tiles, the others kShare items each of the rest: sizes of merge
+/// lists, segments, copies.
 struct Fill {
   static constexpr const char* kLabel = "espalier::StreamPlan::fill";
   static constexpr int kThreads = 128;
@@ -354,9 +378,11 @@ struct Fill {
   Context c;
 
   KOKKOS_FUNCTION std::int64_t items() const {
-    return std::int64_t(c.tree.nodes) + c.tree.rows + CountEntries::items(c) + 1;
+    return std::int64_t(c.tree.nodes) + c.tree.rows + CountEntries::items(c);
   }
-  KOKKOS_FUNCTION std::int32_t rest_teams() const { return std::int32_t(div_up(items(), std::int64_t(kShare))); }
+  KOKKOS_FUNCTION std::int32_t rest_teams() const {  // one at least: it writes the header
+    return std::int32_t(items() / kShare) + 1;
+  }
   KOKKOS_FUNCTION std::int32_t teams() const { return c.workers + rest_teams(); }
 
   template <class Team>
@@ -420,13 +446,8 @@ struct Fill {
   KOKKOS_FUNCTION void fill_rest(const Team& team, std::int32_t number) const {
     const bool fits = c.totals->fits != 0;
     const std::int64_t begin = std::int64_t(number) * kShare;
-    for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size()) {
-      if (i >= items()) break;
-      if (fits)
-        fill_item(i);
-      else if (i > std::int64_t(c.tree.nodes) + c.tree.rows - 1)
-        c.merge_begin[i - c.tree.nodes - c.tree.rows] = 0;
-    }
+    for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size())
+      if (i < items()) fill_item(i, fits);
     const std::int64_t queue_begin = fits ? NarrowPieces{c}.first_piece(c.workers) : 0;
     const std::int64_t queue_end = fits ? c.totals->streams.pieces : 0;
     if (number == 0 && team.team_rank() == 0)
@@ -438,12 +459,13 @@ struct Fill {
       tiles.narrow(i, tiles.find(i, c.workers, queue_begin));
   }
 
-  KOKKOS_FUNCTION void fill_item(std::int64_t i) const {
+  KOKKOS_FUNCTION void fill_item(std::int64_t i, bool fits) const {
+    const std::int64_t lists = CountEntries::items(c);
+    if (i < lists) return CountEntries::run(c, std::int32_t(i));
+    if (!fits) return;
+    i -= lists;
     if (i < c.tree.nodes) return FillSegments{c}.node(std::int32_t(i));
-    i -= c.tree.nodes;
-    if (i < c.tree.rows) return FillSegments{c}.copies(std::int32_t(i));
-    i -= c.tree.rows;
-    if (i < CountEntries::items(c)) FillEntries{c}.list(std::int32_t(i));
+    FillSegments{c}.copies(std::int32_t(i - c.tree.nodes));
   }
 };
 

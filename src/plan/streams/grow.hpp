@@ -41,7 +41,10 @@ struct Grow {
 
   KOKKOS_FUNCTION void wide_tile(std::int64_t t) const {
     detail::FusedTile& tile = c.wide_tiles[t];
-    if (c.wide_open[t] != 0) tile.tokens = tokens_now(tile.segment_begin) - tile.skip;
+    if (c.wide_open[t] == 0) return;
+    std::int32_t tokens = -tile.skip;
+    for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) tokens += tokens_now(s);
+    tile.tokens = tokens;
   }
 
   KOKKOS_FUNCTION void segment(std::int64_t s) const {

@@ -5,9 +5,9 @@
 
 namespace espalier::plan::streams {
 
-/// What each node adds to the sums, in `before` until they are summed; the units that are rows of big nodes.
-struct MeasureNodes {
-  static constexpr const char* kLabel = "espalier::StreamPlan::measure_nodes";
+/// Clears what later steps add to; the units that are rows of big nodes.
+struct Reset {
+  static constexpr const char* kLabel = "espalier::StreamPlan::reset";
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     return Kokkos::max(Kokkos::max(c.tree.nodes, c.tree.rows), c.workers);
   }
@@ -19,33 +19,84 @@ struct MeasureNodes {
       c.totals->best = INT64_MAX;
     }
     if (i < c.workers) c.splits[i] = Split{};
+    if (i < c.tree.nodes) c.children[i] = {0, 0, INT32_MAX};
     if (i < c.tree.rows) {
       const std::int32_t node = c.tree.row_node[i];
       c.unit_end[i] = c.is_big(node) ? i + 1 : 0;
       c.unit_node[i] = node;
       c.begins[i] = 0;
     }
-    if (i < c.tree.nodes) c.before[i] = sums_of(c, i);
   }
+};
+
+/// What each node knows of its big children.
+struct SumChildren {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_children";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) {
+    const std::int32_t parent = c.tree.parent[node];
+    if (parent < 0 || !c.is_big(node)) return;
+    ChildSums& sums = c.children[parent];
+    Kokkos::atomic_add(&sums.rows, c.tree.row_end[node] - c.tree.row_begin[node]);
+    Kokkos::atomic_add(&sums.tiles, c.row_tiles(node));
+    Kokkos::atomic_min(&sums.tokens, c.seen(node));
+  }
+};
+
+/// What becomes of each node.
+struct FindKinds {
+  static constexpr const char* kLabel = "espalier::StreamPlan::find_kinds";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) { c.kind[node] = kind_of(c, node); }
 
  private:
-  KOKKOS_FUNCTION static NodeSums sums_of(const Context& c, std::int32_t node) {
+  KOKKOS_FUNCTION static NodeKind kind_of(const Context& c, std::int32_t node) {
+    if (!c.is_big(node)) return kSmall;
+    if (is_absorbed(c, node)) return kAbsorbed;
+    const std::int32_t seen = c.seen(node), parent = c.tree.parent[node];
+    if (seen >= kShortTokens || (parent >= 0 && is_absorbed(c, parent))) return kWide;
+    return seen > 0 ? kCopied : kEmpty;
+  }
+
+  /// A big node is absorbed where big children have all its rows, in no more row tiles than its own.
+  KOKKOS_FUNCTION static bool is_absorbed(const Context& c, std::int32_t node) {
+    const ChildSums& child = c.children[node];
+    return c.absorbs != 0 && child.rows > 0 && child.rows == c.tree.row_end[node] - c.tree.row_begin[node] &&
+           child.tiles == c.row_tiles(node) && c.tree.tokens[node] >= kShortTokens - child.tokens;
+  }
+};
+
+/// What each node adds to the sums, in `before` until they are summed.
+struct MeasureNodes {
+  static constexpr const char* kLabel = "espalier::StreamPlan::measure_nodes";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) {
     NodeSums sums;
-    const std::int32_t seen = c.seen(node);
-    if (seen == 0) return sums;
-    if (!c.is_big(node)) {
-      const Parts parts = parts_of(c, node, c.tree.row_begin[node], c.tree.row_end[node]);
+    const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
+    if (row_begin < row_end && !c.is_big(node)) {
+      const Parts parts = parts_of(c, node, row_begin, row_end);
       sums.segments = parts.segments();
       sums.gathered = parts.gathered();
       sums.steps = parts.steps();
       sums.tokens = parts.tokens();
-    } else if (seen >= kShortTokens) {
+    } else if (c.is_wide(node)) {
+      std::int32_t tokens = 0;
+      c.for_each_of_chain(node, [&](std::int32_t, std::int32_t more) {
+        ++sums.wide_segments;
+        tokens += more;
+      });
       sums.wide = 1;
       sums.pairs = c.pairs_of(node);
-      sums.tiles = std::int32_t(div_up(sums.pairs, std::int64_t(detail::kWidePairs)));
-      sums.blocks = std::int64_t(sums.tiles) * div_up(seen, kBlockTokens);
+      sums.tiles = c.row_tiles(node);
+      sums.blocks = std::int64_t(sums.tiles) * div_up(tokens, kBlockTokens);
     }
-    return sums;
+    c.before[node] = sums;
   }
 };
 
@@ -65,10 +116,20 @@ struct SumNodes {
     if (begin == c.tree.row_end[node]) return;
     const std::int32_t parent = c.tree.parent[node];
     if (own.wide != 0) {
-      const std::int32_t seen = c.seen(node);
-      if (seen > kMostTokens) report_length(c, seen);
-      c.wide[before.wide] = {before.blocks, before.pairs,           before.tiles,
-                             node,          div_up(seen, kBlockTokens), is_alone(c, parent) ? 1 : 0};
+      std::int32_t tokens = 0, top = node;
+      c.for_each_of_chain(node, [&](std::int32_t member, std::int32_t more) {
+        if (more > kMostTokens) report_length(c, more);
+        tokens += more;
+        top = member;
+      });
+      c.wide[before.wide] = {before.blocks,
+                             before.pairs,
+                             before.tiles,
+                             before.wide_segments,
+                             node,
+                             div_up(tokens, kBlockTokens),
+                             tokens,
+                             is_alone(c, c.tree.parent[top]) ? 1 : 0};
       Kokkos::atomic_or(&c.totals->tile_counts, own.tiles);
     }
     if (!c.is_big(node) && (parent < 0 || c.is_big(parent))) {
@@ -79,7 +140,7 @@ struct SumNodes {
 
   KOKKOS_FUNCTION static void total(const Context& c, const NodeSums& sums) {
     c.before[c.tree.nodes] = sums;
-    c.wide[sums.wide] = {sums.blocks, sums.pairs, sums.tiles, -1, 0, 0};
+    c.wide[sums.wide] = {sums.blocks, sums.pairs, sums.tiles, sums.wide_segments, -1, 0, 0, 0};
     c.totals->nodes = sums;
   }
 
@@ -143,7 +204,9 @@ struct EndPacks {
 struct MarkPacks {
   static constexpr const char* kLabel = "espalier::StreamPlan::mark_packs";
   KOKKOS_FUNCTION static std::int32_t window(const Context& c) { return kWindowPacks * c.pack_rows; }
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return div_up(c.tree.rows, window(c)); }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
+    return Kokkos::max(div_up(c.tree.rows, window(c)), 1);
+  }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   /// The first unit in a window, or behind it.
@@ -154,8 +217,17 @@ struct MarkPacks {
   }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
+    if (number == 0) c.totals->gang = gang_of(c);
     const std::int32_t end = first_of(c, number + 1);
     for (std::int32_t row = first_of(c, number); row < end; row = c.pack_end[row]) c.begins[row] = 1;
+  }
+
+ private:
+  /// A power of two that divides the row tiles of every wide node.
+  KOKKOS_FUNCTION static std::int32_t gang_of(const Context& c) {
+    std::int32_t gang = 1;
+    while (gang < kGang && gang * 2 <= c.workers && (c.totals->tile_counts & gang) == 0) gang *= 2;
+    return gang;
   }
 };
 
@@ -175,9 +247,10 @@ struct MeasurePacks {
     pack.first_node = c.unit_node[row];
     pack.end_node = c.is_big(last_node) ? last_node + 1 : c.tree.subtree_end[last_node];
     c.for_each_big(row, pack.end, [&](std::int32_t node) {
-      const std::int32_t seen = c.seen(node);
-      if (seen >= kShortTokens) pack.below_wide = 1;
-      if (seen == 0 || seen >= kShortTokens) return true;
+      if (!c.is_copied(node)) {
+        if (c.is_wide(node)) pack.below_wide = 1;
+        return true;
+      }
       const Parts parts = parts_of(c, node, Kokkos::max(row, c.tree.row_begin[node]),
                                    Kokkos::min(pack.end, c.tree.row_end[node]));
       pack.copied_segments += parts.segments();
@@ -236,6 +309,7 @@ struct SumPacks {
     c.pack_row[sums.packs] = c.tree.rows;
     c.lists[sums.lists] = {c.tree.rows, 0, 0, std::int32_t(sums.steps)};
     c.totals->packs = sums;
+    c.totals->large = sums.steps * c.kv_heads > c.costs.large_steps ? 1 : 0;
   }
 };
 

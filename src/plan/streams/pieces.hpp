@@ -88,6 +88,7 @@ struct CountPieces {
   }
 };
 
+/// Numbers the narrow pieces; says whether all fits.
 struct SumPieces {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_pieces";
   using Sum = StreamSums;
@@ -100,7 +101,11 @@ struct SumPieces {
   KOKKOS_FUNCTION static void total(const Context& c, const StreamSums& sums) {
     c.streams[CountPieces::items(c)] = sums;
     c.totals->streams = sums;
+    check_capacity(c);
   }
+
+ private:
+  KOKKOS_FUNCTION static void check_capacity(const Context& c);
 };
 
 /// Pieces of a wide stream, and their partials. The first piece of a stream has a place of its own for its partials, each
@@ -153,6 +158,20 @@ struct WidePieces {
   }
 };
 
+KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
+  Totals& totals = *c.totals;
+  totals.need_segments = totals.nodes.wide_segments + totals.packs.segments;
+  totals.need_gathered = totals.packs.gathered;
+  totals.need_tiles = totals.workers.wide_pieces * c.gang() + totals.streams.pieces;
+  totals.need_partials = totals.streams.slots;
+  if (totals.nodes.wide > 0) totals.need_partials += WidePieces(c).partials();
+  totals.fits = totals.need_segments <= c.segment_capacity && totals.need_gathered <= c.segment_capacity &&
+                        totals.need_tiles <= c.tile_capacity && totals.need_partials <= c.partial_capacity &&
+                        totals.longest == 0
+                    ? 1
+                    : 0;
+}
+
 /// The pairs of one merge list, and what covers them.
 struct PairBlock {
   const Context& c;
@@ -192,7 +211,7 @@ struct PairBlock {
     c.for_each_big(unit, row_end, [&](std::int32_t node) {
       const std::int64_t begin = std::int64_t(c.tree.row_begin[node]) * c.group;
       const std::int64_t end = std::int64_t(c.tree.row_end[node]) * c.group;
-      if (end <= pair_begin || c.seen(node) < kShortTokens) return true;
+      if (end <= pair_begin || !c.is_wide(node)) return true;
       const std::int64_t first = Kokkos::max(pair_begin - begin, std::int64_t(0));
       const std::int64_t last = Kokkos::min(pair_end, end) - 1 - begin;
       const auto last_tile = std::int32_t(last / detail::kWidePairs);
@@ -237,6 +256,10 @@ struct CountEntries {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
+    if (c.totals->fits == 0) {
+      c.merge_begin[i] = 0;
+      return;
+    }
     const std::int32_t head = i % c.kv_heads;
     const PairBlock block(c, i / c.kv_heads);
     std::int32_t entries = 0;
@@ -267,7 +290,7 @@ struct EntrySum {
   }
 };
 
-/// Where each merge list begins; and whether all fits.
+/// Where each merge list begins.
 struct SumEntries {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_entries";
   using Sum = EntrySum;
@@ -279,41 +302,48 @@ struct SumEntries {
   }
 
   KOKKOS_FUNCTION static void total(const Context& c, const EntrySum& sums) {
-    Totals& totals = *c.totals;
     c.merge_begin[items(c)] = std::int32_t(sums.entries);
-    totals.entries = sums.entries;
-    totals.need_segments = totals.nodes.wide + totals.packs.segments;
-    totals.need_gathered = totals.packs.gathered;
-    totals.need_tiles = totals.workers.wide_pieces * c.gang() + totals.streams.pieces;
-    totals.need_partials = totals.streams.slots;
-    if (totals.nodes.wide > 0) totals.need_partials += WidePieces(c).partials();
-    totals.fits = totals.need_segments <= c.segment_capacity && totals.need_gathered <= c.segment_capacity &&
-                          totals.need_tiles <= c.tile_capacity && totals.need_partials <= c.partial_capacity &&
-                          totals.longest == 0
-                      ? 1
-                      : 0;
+    c.totals->entries = sums.entries;
   }
 };
 
-/// All steps before the arrays are filled.
-struct MakePlan {
+/// The steps come in stages. On a GPU each runs in one team for a small tree, and what lies between them, which has many
+/// items that take long, as a kernel on the whole device.
+struct FindStreams {
   ESPALIER_ANY_RUNNER
   template <class Runner>
   KOKKOS_FUNCTION void operator()(const Runner& run) const {
+    run.template each<Reset>();
+    run.template each<SumChildren>();
+    run.template each<FindKinds>();
     run.template each<MeasureNodes>();
     run.template scan<SumNodes>();
     run.template each<EndPacks>();
     run.template each<MarkPacks>();
     run.template each<MeasurePacks>();
     run.template scan<SumPacks>();
-    run.template each<CostSplits>();
+  }
+};
+
+/// After CostSplits.
+struct CutStreams {
+  ESPALIER_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run) const {
     run.template each<ChooseSplit>();
     run.template each<CutWide>();
     run.template scan<SumWorkers>();
     run.template each<CutNarrow>();
     run.template each<CountPieces>();
     run.template scan<SumPieces>();
-    run.template each<CountEntries>();
+  }
+};
+
+/// After CountEntries.
+struct BeginLists {
+  ESPALIER_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run) const {
     run.template scan<SumEntries>();
   }
 };

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "context.hpp"
+#include "stream_plan.hpp"
 #include "espalier/plan.hpp"
 
 namespace espalier::plan::streams {
@@ -14,6 +15,7 @@ struct Storage {
   using Array = Kokkos::View<T*, Memory>;
 
   Array<Totals> totals;
+  Array<ChildSums> children;
   Array<NodeSums> before;
   Array<WideNode> wide;
   Array<std::int32_t> unit_end, unit_node, pack_end, begins, pack_row, pack_of;
@@ -26,7 +28,8 @@ struct Storage {
   Array<std::int32_t> most;
   Array<StreamSums> streams;
   Array<std::int64_t> keys;
-  Array<std::int32_t> tile_end, wide_open, segment_node;
+  Array<std::int32_t> kind, tile_end, wide_open, segment_node;
+  Array<std::uint32_t> piece_pairs;
   Array<detail::FusedPlanHeader> header;
   Array<detail::FusedSegment> segments;
   Array<detail::GatheredToken> gathered;
@@ -48,6 +51,8 @@ struct Storage {
     const std::int64_t most_lists = 2 * div_up(group, std::int64_t(detail::kNarrowPairs)) * rows;
     const std::int64_t merge_lists = div_up(rows * group, std::int64_t(detail::kMergePairs)) * kv_heads;
     allocate(totals, "espalier::StreamPlan::totals", 1);
+    allocate(children, "espalier::StreamPlan::children", nodes);
+    allocate(kind, "espalier::StreamPlan::kind", nodes);
     allocate(before, "espalier::StreamPlan::before", nodes + 1);
     allocate(wide, "espalier::StreamPlan::wide", nodes + 1);
     allocate(unit_end, "espalier::StreamPlan::unit_end", rows);
@@ -69,6 +74,7 @@ struct Storage {
     if (!tiles) return;
     const std::int64_t most_tiles = capacity.tiles, most_segments = capacity.segments;
     allocate(keys, "espalier::StreamPlan::keys", most_tiles);
+    allocate(piece_pairs, "espalier::StreamPlan::piece_pairs", most_tiles);
     allocate(tile_end, "espalier::StreamPlan::tile_end", most_tiles);
     allocate(wide_open, "espalier::StreamPlan::wide_open", most_tiles);
     allocate(segment_node, "espalier::StreamPlan::segment_node", most_segments);
@@ -81,7 +87,8 @@ struct Storage {
     allocate(merge_entries, "espalier::StreamPlan::merge_entries", 9 * most_tiles + 8 * merge_lists);
   }
 
-  [[nodiscard]] Context context(const PlanConfig& config, const detail::TreeView& tree) const {
+  [[nodiscard]] Context context(const PlanConfig& config, const StreamOptions& options,
+                                const detail::TreeView& tree) const {
     Context c{};
     c.tree = tree;
     c.costs = costs_of(StreamCosts{}, config.heads);
@@ -90,10 +97,13 @@ struct Storage {
     c.workers = config.workers;
     c.strips = div_up(c.group, detail::kNarrowPairs);
     c.pack_rows = std::max(1, detail::kNarrowPairs / c.group);
+    c.absorbs = options.chains ? 1 : 0;
     c.segment_capacity = config.capacity.segments;
     c.tile_capacity = config.capacity.tiles;
     c.partial_capacity = std::int64_t(config.capacity.partials) * c.group;
     c.totals = totals.data();
+    c.children = children.data();
+    c.kind = kind.data();
     c.before = before.data();
     c.wide = wide.data();
     c.unit_end = unit_end.data();
@@ -112,6 +122,7 @@ struct Storage {
     c.most = most.data();
     c.streams = streams.data();
     c.keys = keys.data();
+    c.piece_pairs = piece_pairs.data();
     c.tile_end = tile_end.data();
     c.wide_open = wide_open.data();
     c.segment_node = segment_node.data();

@@ -26,13 +26,13 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
-/// All front steps for a small tree, in one team.
-template <class Exec>
-struct MakeOnTeam {
+/// The steps of a stage in one team.
+template <class Stage, class Exec>
+struct StageOnTeam {
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
   Context c;
-  KOKKOS_FUNCTION void operator()(const Team& team) const { MakePlan{}(OnTeam<Team>(team, c)); }
+  KOKKOS_FUNCTION void operator()(const Team& team) const { Stage{}(OnTeam<Team>(team, c)); }
 };
 
 /// What kernels take work by; they leave it at 0 themselves.
@@ -83,6 +83,14 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
   return config;
 }
 
+/// All that decides how large a plan is.
+void make_in_thread(const Context& c) {
+  const OnHost run(c);
+  FindStreams{}(run);
+  run.each<CostSplits>();
+  CutStreams{}(run);
+}
+
 /// Host copies of device arrays, for report().
 template <class T, class Exec>
 std::vector<T> download(const Exec& exec, const T* data, std::int64_t count) {
@@ -102,6 +110,7 @@ struct StreamPlan<Exec>::Impl {
   using Memory = typename Exec::memory_space;
 
   PlanConfig config;
+  StreamOptions options;
   bool updated = false;
   detail::TreeView tree{};
   Storage<Memory> storage;
@@ -109,8 +118,8 @@ struct StreamPlan<Exec>::Impl {
   Kokkos::View<char*, Memory> partial_out;  // 16-bit elements
   Kokkos::View<float*, Memory> partial_lse;
 
-  Impl(const Exec& exec, const PlanConfig& given)
-      : config(with_defaults(given, workers_for(exec))), storage(exec, config, true) {
+  Impl(const Exec& exec, const PlanConfig& given, const StreamOptions& what)
+      : config(with_defaults(given, workers_for(exec))), options(what), storage(exec, config, true) {
     const std::int64_t partials = std::int64_t(config.capacity.partials) * config.heads.group();
     expects(partials <= kMostIndex, ErrorCode::invalid_argument, "plan: capacity of partials is ",
             config.capacity.partials, ", with a group of ", config.heads.group(), " more than 2147483647 results");
@@ -125,7 +134,7 @@ struct StreamPlan<Exec>::Impl {
     partial_lse = decltype(partial_lse)(uninitialised("espalier::StreamPlan::partial_lse"), std::size_t(partials));
   }
 
-  [[nodiscard]] Context context() const { return storage.context(config, tree); }
+  [[nodiscard]] Context context() const { return storage.context(config, options, tree); }
 
   /// Small trees are planned in the calling thread of a CPU, whose threads take longer to wake, or with the front steps in
   /// one team of a GPU, where launches would cost more than the rest of the device gains.
@@ -140,22 +149,30 @@ struct StreamPlan<Exec>::Impl {
     const Fill fill{c};
     if constexpr (kRunsOnHost<Exec>) {
       if (runner == StreamRunner::one_thread) {
-        MakePlan{}(OnHost(c));
+        make_in_thread(c);
         for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
-        return;
+        const OnHost run(c);
+        BeginLists{}(run);
+        return run.template each<FillEntries>();
       }
     }
-    if (runner == StreamRunner::device)
-      MakePlan{}(OnInstance<Exec>(exec, c));
-    else
-      make_on_team(exec, c);
+    const OnInstance<Exec> device(exec, c);
+    const auto stage = [&]<class Stage>(const Stage& steps, const char* label) {
+      runner == StreamRunner::device ? steps(device) : run_on_team<Stage>(exec, c, label);
+    };
+    stage(FindStreams{}, "espalier::StreamPlan::find_streams");
+    device.template each<CostSplits>();
+    stage(CutStreams{}, "espalier::StreamPlan::cut_streams");
     constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Fill::kThreads;
     using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Fill::kThreads, 1>>;
     Kokkos::parallel_for(Fill::kLabel, light(Policy(exec, fill.teams(), kThreads)), fill);
+    stage(BeginLists{}, "espalier::StreamPlan::begin_lists");
+    device.template each<FillEntries>();
   }
 
-  void make_on_team(const Exec& exec, const Context& c) const {
-    using Kernel = MakeOnTeam<Exec>;
+  template <class Stage>
+  void run_on_team(const Exec& exec, const Context& c, const char* label) const {
+    using Kernel = StageOnTeam<Stage, Exec>;
     using Policy = typename Kernel::Policy;
     const Kernel kernel{c};
     int threads = kFrontThreads;
@@ -164,14 +181,13 @@ struct StreamPlan<Exec>::Impl {
       threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
     }
     const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
-    Kokkos::parallel_for("espalier::StreamPlan::make", light(Policy(exec, 1, threads).set_scratch_size(0, scratch)),
-                         kernel);
+    Kokkos::parallel_for(label, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
   }
 };
 
 template <ExecutionSpace Exec>
-StreamPlan<Exec>::StreamPlan(const Exec& exec, const PlanConfig& config)
-    : impl_(std::make_unique<Impl>(exec, config)) {}
+StreamPlan<Exec>::StreamPlan(const Exec& exec, const PlanConfig& config, const StreamOptions& options)
+    : impl_(std::make_unique<Impl>(exec, config, options)) {}
 
 template <ExecutionSpace Exec>
 StreamPlan<Exec>::~StreamPlan() = default;
@@ -189,7 +205,7 @@ const PlanConfig& StreamPlan<Exec>::config() const {
 
 template <ExecutionSpace Exec>
 PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given,
-                                                 const Exec& exec) {
+                                                 const Exec& exec, const StreamOptions& options) {
   PlanConfig config = given;
   config.capacity = {snapshot.nodes(), snapshot.rows(), 1, 1, 1};
   config = with_defaults(config, workers_for(exec));
@@ -207,8 +223,8 @@ PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, c
   const Kokkos::DefaultHostExecutionSpace host;
   const Storage<Kokkos::HostSpace> storage(host, config, false);
   host.fence("espalier::StreamPlan::required_capacity");
-  const Context c = storage.context(config, tree);
-  MakePlan{}(OnHost(c));
+  const Context c = storage.context(config, options, tree);
+  make_in_thread(c);
   const Totals& need = *c.totals;
   const std::int64_t segments = std::max(need.need_segments, need.need_gathered);
   const std::int64_t partials = div_up(need.need_partials, std::int64_t(config.heads.group()));
@@ -335,7 +351,7 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
         4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
   }
 
-  const int large = totals.packs.steps * c.kv_heads > c.costs.large_steps ? 1 : 0;
+  const std::int32_t large = totals.large;
   const auto cost_of = [&](const detail::FusedTile& tile) {
     return double(div_up(tile.tokens, kStepTokens) * c.costs.step[large] + c.costs.step_fixed[large]);
   };

@@ -17,6 +17,11 @@ enum class StreamRunner : std::uint8_t {
   device       ///< a kernel for each step
 };
 
+/// What the kernels can do.
+struct StreamOptions {
+  bool chains = false;  ///< wide tiles of several segments: short levels of a deep tree then share tiles and partials
+};
+
 /// The plan of the fused sm_90 kernels: wide tiles for the matrix units, narrow ones for the memory, in lists for each
 /// worker, and merge lists by blocks of 16 pairs. backends/cuda/sm90/README.md says what the kernels make of it.
 ///
@@ -32,7 +37,7 @@ class StreamPlan {
  public:
   /// Allocates all that the plan will ever need.
   /// @throws Error{invalid_argument} for a head shape, capacity or worker count that makes no sense
-  StreamPlan(const Exec& exec, const PlanConfig& config);
+  StreamPlan(const Exec& exec, const PlanConfig& config, const StreamOptions& options = {});
   ~StreamPlan();
   StreamPlan(StreamPlan&&) noexcept;
   StreamPlan& operator=(StreamPlan&&) noexcept;
@@ -43,7 +48,7 @@ class StreamPlan {
   /// The capacity that planning this tree takes; computed on the host.
   /// @throws Error{invalid_argument} as the constructor, Error{capacity_exceeded} for a plan that no capacity can hold
   [[nodiscard]] static PlanCapacity required_capacity(const TreeSnapshot& snapshot, const PlanConfig& config,
-                                                      const Exec& exec = Exec{});
+                                                      const Exec& exec = Exec{}, const StreamOptions& options = {});
 
   /// Plans the tree; enqueued on the instance. Waits for nothing, allocates nothing, and can be captured.
   /// @throws Error{capacity_exceeded} if the tree has more nodes or rows than the plan's capacity. Capacities that only

@@ -170,10 +170,9 @@ void compare(const Problem& problem) {
   const Tree tree = make_tree(workload, {});
   const Prediction host = predict(arrays_of(FusedPlanner(tree, planner).plan()));
   std::printf("%-55s %2d/%-2d | %7.1f %7.1f %6.3f | %3d %3d | %5zu %5zu | %5zu %5zu | %4zu %4zu | %7.1f %7.1f\n",
-              problem.workload.c_str(), problem.query_heads, problem.kv_heads, host.us, device.us,
-              device.us / host.us, host.wide_workers, device.wide_workers, host.wide, device.wide, host.narrow,
-              device.narrow, host.queued, device.queued, double(host.partials) * 1e-3,
-              double(device.partials) * 1e-3);
+              problem.workload.c_str(), problem.query_heads, problem.kv_heads, host.us, device.us, device.us / host.us,
+              host.wide_workers, device.wide_workers, host.wide, device.wide, host.narrow, device.narrow, host.queued,
+              device.queued, double(host.partials) * 1e-3, double(device.partials) * 1e-3);
 }
 
 /// Microseconds of one call, the mean of a few in a row; on a GPU in a captured graph.
@@ -212,9 +211,9 @@ void time_plans(const std::string& name) {
   plan::StreamPlan<Exec> plan(exec, config);
   const TreeArrays<Exec> tree(exec, snapshot);
   std::printf("%-60s %6d / %6d:", name.c_str(), snapshot.nodes(), snapshot.rows());
-  for (const auto& [runner, label] : {std::pair{plan::StreamRunner::by_size, "update"},
-                                      std::pair{plan::StreamRunner::one_team, "one team"},
-                                      std::pair{plan::StreamRunner::device, "kernels"}}) {
+  for (const auto& [runner, label] :
+       {std::pair{plan::StreamRunner::by_size, "update"}, std::pair{plan::StreamRunner::one_team, "one team"},
+        std::pair{plan::StreamRunner::device, "kernels"}}) {
     if (runner == plan::StreamRunner::one_team && snapshot.nodes() > 20000) continue;
     const double us = time_calls(exec, [&] { plan.update(exec, tree.view(), runner); });
     const bool same = fused_plan_arrays(exec, plan.view(), config.heads) == wanted;

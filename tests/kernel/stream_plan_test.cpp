@@ -67,8 +67,7 @@ Setting random_setting(std::uint32_t seed) {
 }
 
 template <class Exec>
-std::string wrong_in(const Exec& exec, const StreamPlan<Exec>& plan, const TreeSnapshot& snapshot,
-                     bool grown = false) {
+std::string wrong_in(const Exec& exec, const StreamPlan<Exec>& plan, const TreeSnapshot& snapshot, bool grown = false) {
   const HeadShape& heads = plan.config().heads;
   const FusedPlanArrays arrays = fused_plan_arrays(exec, plan.view(), heads);
   FusedPlanCheck check(arrays, snapshot, heads, std::int64_t(plan.config().capacity.partials) * heads.group());
@@ -99,8 +98,8 @@ TEMPLATE_LIST_TEST_CASE("streams of every named tree let each pair read each tok
     }
 }
 
-TEMPLATE_LIST_TEST_CASE("streams of hundreds of random forests let each pair read each token it sees once",
-                        "[streams]", ExecutionSpaces) {
+TEMPLATE_LIST_TEST_CASE("streams of hundreds of random forests let each pair read each token it sees once", "[streams]",
+                        ExecutionSpaces) {
   for (std::uint32_t seed = 0; seed < 300; ++seed) {
     INFO("forest and setting of seed " << seed);
     check_forest<TestType>(seed % 3 == 0 ? random_forest(seed) : random_streams(seed), random_setting(seed));
@@ -122,8 +121,8 @@ TEMPLATE_LIST_TEST_CASE("attention by the plan of streams agrees with the oracle
     plan.update(exec, arrays.view());
     const Inputs inputs = random_inputs<float>(tree, heads, seed);
     const oracle::Result expected = oracle_of(tree, heads, inputs);
-    const oracle::Result found = attend_by_plan(fused_plan_arrays(exec, plan.view(), heads), snapshot, tree, heads,
-                                                inputs, setting.layout);
+    const oracle::Result found =
+        attend_by_plan(fused_plan_arrays(exec, plan.view(), heads), snapshot, tree, heads, inputs, setting.layout);
     const std::vector<float> out(found.out.begin(), found.out.end()), lse(found.lse.begin(), found.lse.end());
     CHECK(disagreement(out, lse, expected, heads, Scalar::f32, tolerance_of(tree, heads, inputs)) == "");
   }
@@ -147,8 +146,10 @@ TEMPLATE_LIST_TEST_CASE("every runner of streams writes the same plan, with any 
         if (runner == StreamRunner::one_thread && !plan::streams::kRunsOnHost<TestType>) continue;
         plan.update(exec, arrays.view(), runner);
         FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
-        if (is_first) first = std::move(planned);
-        else CHECK(planned == first);
+        if (is_first)
+          first = std::move(planned);
+        else
+          CHECK(planned == first);
         is_first = false;
       }
     }
@@ -163,8 +164,7 @@ Tree grown(const Tree& tree, std::uint32_t seed) {
     if (node.parent >= 0) has_child[std::size_t(node.parent)] = 1;
   Tree later = tree;
   for (std::size_t node = 0; node < tree.nodes.size(); ++node)
-    if (has_child[node] == 0 && tree.nodes[node].tokens > 0)
-      later.nodes[node].tokens += std::int32_t(random() % 70);
+    if (has_child[node] == 0 && tree.nodes[node].tokens > 0) later.nodes[node].tokens += std::int32_t(random() % 70);
   for (RowSpec& row : later.rows)
     if (row.visible == tree.nodes[std::size_t(row.node)].tokens) row.visible = -1;
   return later;
@@ -240,8 +240,7 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams checks what it is given", "[streams]"
                     [&] { plan.update(exec, tree.view()); }) == "");
 }
 
-TEMPLATE_LIST_TEST_CASE("tiles whose rows see nothing else write the output themselves", "[streams]",
-                        ExecutionSpaces) {
+TEMPLATE_LIST_TEST_CASE("tiles whose rows see nothing else write the output themselves", "[streams]", ExecutionSpaces) {
   const TestType exec;
   // Single prompts that one worker each could take, and a chunk of a prompt.
   Tree apart{"apart", {}, {}};

@@ -225,8 +225,7 @@ class FusedPlanCheck {
             [&](std::int32_t pair, std::int32_t slot) {
               const auto token = token_of_.find(slot);
               expect(token != token_of_.end(), kind, number, " reads slot ", slot, ", which has no token");
-              if (token != token_of_.end())
-                ++reads_[result(pair, tile.kv_head)][std::size_t(token->second)];
+              if (token != token_of_.end()) ++reads_[result(pair, tile.kv_head)][std::size_t(token->second)];
             },
             [&](const char* problem) { expect(false, kind, number, ": ", problem); });
   }
@@ -275,8 +274,7 @@ class FusedPlanCheck {
           for (std::int64_t pair = std::int64_t(row) * heads_.group(); pair < std::int64_t(row + 1) * heads_.group();
                ++pair)
             for (std::int32_t head = 0; head < heads_.kv_heads; ++head) {
-              const int count =
-                  reads_[result(pair, head)][std::size_t(line_begin_[std::size_t(node)] + token)];
+              const int count = reads_[result(pair, head)][std::size_t(line_begin_[std::size_t(node)] + token)];
               if (count != wanted)
                 expect(false, "row ", row, ", pair ", pair, ", KV head ", head, " reads token ", token, " of node ",
                        node, " ", count, " times");
@@ -380,8 +378,7 @@ inline oracle::Result attend_by_plan(const FusedPlanArrays& plan, const TreeSnap
             const std::size_t key = (token_of.at(slot) * std::size_t(heads.kv_heads) + tile.kv_head) * head_dim;
             const std::size_t query = place_of(pair, tile.kv_head) * head_dim;
             double score = 0;
-            for (std::size_t d = 0; d < head_dim; ++d)
-              score += double(inputs.q[query + d]) * double(inputs.k[key + d]);
+            for (std::size_t d = 0; d < head_dim; ++d) score += double(inputs.q[query + d]) * double(inputs.k[key + d]);
             add(states[std::size_t(pair - tile.pair_begin)], score / std::sqrt(double(head_dim)), 1,
                 [&](std::size_t d) { return double(inputs.v[key + d]); });
           },

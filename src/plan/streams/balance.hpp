@@ -292,9 +292,8 @@ struct CutNarrow {
     const Cut begin = cut(c, line, span);
     c.narrow_cut[span] = begin;
     if (span > c.workers) return;
-    const std::int64_t steps = span < c.workers
-                                   ? line.steps_before(cut(c, line, span + 1)) - line.steps_before(begin)
-                                   : c.totals->packs.steps * c.kv_heads / c.workers;
+    const std::int64_t steps = span < c.workers ? line.steps_before(cut(c, line, span + 1)) - line.steps_before(begin)
+                                                : c.totals->packs.steps * c.kv_heads / c.workers;
     const std::int64_t share = div_up(steps, std::int64_t(kPiecesPerWorker));
     const std::int64_t longest = Kokkos::max(div_up(steps, std::int64_t(kMostPieces)), std::int64_t(kMostCut));
     c.most[span] = std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastCut, longest));

@@ -106,8 +106,8 @@ struct ChildSums {
 /// One pack, by its first row. Counts are those of one strip: all strips of a pack have the same.
 struct Pack {
   PackSums before;
-  std::int32_t end;          ///< row
-  std::int32_t first_node;   ///< its small nodes are some of [first_node, end_node)
+  std::int32_t end;         ///< row
+  std::int32_t first_node;  ///< its small nodes are some of [first_node, end_node)
   std::int32_t end_node;
   std::int32_t copied_segments;  ///< they come first in the list of segments
   std::int32_t copied_steps;
@@ -122,7 +122,7 @@ struct Pack {
 
 /// One list: steps_before counts those of the lists before it.
 struct List {
-  std::int32_t row;  ///< of its pack
+  std::int32_t row;   ///< of its pack
   std::int32_t part;  ///< of the pack's strips
   std::int32_t gathered;
   std::int32_t steps_before;
@@ -183,38 +183,38 @@ struct Context {
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
-  ChildSums* children;      // [nodes]
-  std::int32_t* kind;       // [nodes]  NodeKind
-  NodeSums* before;         // [nodes + 1]
-  WideNode* wide;           // [nodes + 1]
-  std::int32_t* unit_end;   // [rows]  where a unit begins, else 0
-  std::int32_t* unit_node;  // [rows]  root of the small subtree, or node of the row
-  std::int32_t* pack_end;   // [rows]  where a pack that began here would end
-  std::int32_t* begins;     // [rows]  1: a pack begins here
-  Pack* pack;               // [rows]  where one begins
-  std::int32_t* pack_row;   // [rows + 1]
-  std::int32_t* pack_of;    // [rows]
-  List* lists;              // [2 * strips * rows + 1]
-  Split* splits;            // [workers]
-  Cut* wide_cut;            // [workers + 1]  of each gang
-  std::int64_t* gang_time;  // [workers]
-  WorkerSums* worker_sums;  // [workers + 1]
-  Cut* narrow_cut;          // [workers + 2]  of each span; the last is the queue's
-  std::int32_t* most;       // [workers + 1]  steps of a piece in the span
-  StreamSums* streams;      // [lists * kv_heads + 1]
-  std::int64_t* keys;       // [tile_capacity]  order of narrow tiles
+  ChildSums* children;         // [nodes]
+  std::int32_t* kind;          // [nodes]  NodeKind
+  NodeSums* before;            // [nodes + 1]
+  WideNode* wide;              // [nodes + 1]
+  std::int32_t* unit_end;      // [rows]  where a unit begins, else 0
+  std::int32_t* unit_node;     // [rows]  root of the small subtree, or node of the row
+  std::int32_t* pack_end;      // [rows]  where a pack that began here would end
+  std::int32_t* begins;        // [rows]  1: a pack begins here
+  Pack* pack;                  // [rows]  where one begins
+  std::int32_t* pack_row;      // [rows + 1]
+  std::int32_t* pack_of;       // [rows]
+  List* lists;                 // [2 * strips * rows + 1]
+  Split* splits;               // [workers]
+  Cut* wide_cut;               // [workers + 1]  of each gang
+  std::int64_t* gang_time;     // [workers]
+  WorkerSums* worker_sums;     // [workers + 1]
+  Cut* narrow_cut;             // [workers + 2]  of each span; the last is the queue's
+  std::int32_t* most;          // [workers + 1]  steps of a piece in the span
+  StreamSums* streams;         // [lists * kv_heads + 1]
+  std::int64_t* keys;          // [tile_capacity]  order of narrow tiles
   std::uint32_t* piece_pairs;  // [tile_capacity]  of the strip, lo | hi << 16, by number of the narrow piece
-  std::int32_t* tile_end;   // [tile_capacity]  where narrow tiles end in their last segment; kOpen: at its end
+  std::int32_t* tile_end;      // [tile_capacity]  where narrow tiles end in their last segment; kOpen: at its end
   std::int32_t* wide_open;     // [tile_capacity]  1: the wide tile ends with its segment
   std::int32_t* segment_node;  // [segment_capacity]  ~node where the segment does not grow
 
   detail::FusedPlanHeader* header;
-  detail::FusedSegment* segments;      // [segment_capacity]
-  detail::GatheredToken* gathered;     // [segment_capacity]
-  detail::FusedTile* wide_tiles;       // [tile_capacity]
-  detail::FusedTile* narrow_tiles;     // [tile_capacity]
-  detail::FusedWorker* worker;         // [workers]
-  std::int32_t* merge_begin;           // [pair blocks * kv_heads + 1]
+  detail::FusedSegment* segments;   // [segment_capacity]
+  detail::GatheredToken* gathered;  // [segment_capacity]
+  detail::FusedTile* wide_tiles;    // [tile_capacity]
+  detail::FusedTile* narrow_tiles;  // [tile_capacity]
+  detail::FusedWorker* worker;      // [workers]
+  std::int32_t* merge_begin;        // [pair blocks * kv_heads + 1]
   detail::MergeEntry* merge_entries;
 
   KOKKOS_FUNCTION std::int32_t pair_blocks() const {

@@ -8,36 +8,36 @@
 
 namespace espalier::plan::streams {
 
-inline constexpr std::int32_t kStepTokens = 16;    ///< tokens of a narrow step
-inline constexpr std::int32_t kBlockTokens = 128;  ///< tokens of a wide block
+inline constexpr std::int32_t kStepTokens = 16;             ///< tokens of a narrow step
+inline constexpr std::int32_t kBlockTokens = 128;           ///< tokens of a wide block
 inline constexpr std::int32_t kMostTokens = (1 << 23) - 1;  ///< of a segment, by the format
 
 /// Where nodes go, and how streams are cut. Small integers, tuned with the kernels.
-inline constexpr std::int32_t kShortTokens = 40;    ///< wide nodes with fewer tokens are copied into narrow streams
-inline constexpr std::int32_t kGatherTokens = 8;    ///< runs of fewer tokens are listed token by token
-inline constexpr std::int32_t kLeastPack = 16;      ///< steps that neighbouring subtrees may always be packed to
-inline constexpr std::int32_t kMostPack = 48;       ///< and at most, where there is enough for all workers
+inline constexpr std::int32_t kShortTokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
+inline constexpr std::int32_t kGatherTokens = 8;  ///< runs of fewer tokens are listed token by token
+inline constexpr std::int32_t kLeastPack = 16;    ///< steps that neighbouring subtrees may always be packed to
+inline constexpr std::int32_t kMostPack = 48;     ///< and at most, where there is enough for all workers
 inline constexpr std::int32_t kPacksPerWorker = 16;
-inline constexpr std::int32_t kGang = 8;            ///< row tiles of a node that walk its KV together, so that it stays in L2
+inline constexpr std::int32_t kGang = 8;  ///< row tiles of a node that walk its KV together, so that it stays in L2
 inline constexpr std::int32_t kPiecesPerWorker = 16;  ///< two for each of a block's eight narrow warps
-inline constexpr std::int32_t kLeastCut = 8;        ///< steps of a narrow tile: shorter ones cost more than they balance
-inline constexpr std::int32_t kMostCut = 48;        ///< longer ones would let the other warps wait
-inline constexpr std::int32_t kMostPieces = 64;     ///< of a worker's share; beyond, tiles become longer instead
-inline constexpr std::int32_t kWindowPacks = 16;    ///< full packs between places where packing begins afresh
-inline constexpr std::int32_t kFewestWide = 8;      ///< workers that take wide tiles, if any do
-inline constexpr std::int32_t kSortedPieces = 2048; ///< of one worker: with more, no single one matters
+inline constexpr std::int32_t kLeastCut = 8;      ///< steps of a narrow tile: shorter ones cost more than they balance
+inline constexpr std::int32_t kMostCut = 48;      ///< longer ones would let the other warps wait
+inline constexpr std::int32_t kMostPieces = 64;   ///< of a worker's share; beyond, tiles become longer instead
+inline constexpr std::int32_t kWindowPacks = 16;  ///< full packs between places where packing begins afresh
+inline constexpr std::int32_t kFewestWide = 8;    ///< workers that take wide tiles, if any do
+inline constexpr std::int32_t kSortedPieces = 2048;  ///< of one worker: with more, no single one matters
 
 /// Costs in microseconds on an H200, measured with the kernels.
 struct StreamCosts {
-  double wide_block = 1.72;          ///< 128 pairs x 128 tokens at head_dim 128 on one multiprocessor
+  double wide_block = 1.72;                ///< 128 pairs x 128 tokens at head_dim 128 on one multiprocessor
   double wide_fixed_blocks[2] = {0.5, 1};  ///< a wide tile's fixed cost: Q and the drain
-  double narrow_gbs[2] = {60, 70};   ///< that one multiprocessor streams
-  double narrow_fixed_steps = 3.3;   ///< a narrow piece's fixed cost
-  double turn[2] = {6, 10};          ///< a worker's turn from wide to narrow
-  double memory_gbs = 4000;          ///< of all multiprocessors
-  double partial_bytes = 512;        ///< written and read again for one partial
-  double large_bytes = 120e6;        ///< narrow bytes above which memory is saturated for long: index 1 above
-  double queue_share = 0.4;          ///< of the narrow work, for whichever worker is free; where large
+  double narrow_gbs[2] = {60, 70};         ///< that one multiprocessor streams
+  double narrow_fixed_steps = 3.3;         ///< a narrow piece's fixed cost
+  double turn[2] = {6, 10};                ///< a worker's turn from wide to narrow
+  double memory_gbs = 4000;                ///< of all multiprocessors
+  double partial_bytes = 512;              ///< written and read again for one partial
+  double large_bytes = 120e6;              ///< narrow bytes above which memory is saturated for long: index 1 above
+  double queue_share = 0.4;                ///< of the narrow work, for whichever worker is free; where large
 };
 
 /// The same for one head shape, in whole picoseconds: sums of integers do not depend on their order.

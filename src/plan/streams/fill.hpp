@@ -19,7 +19,8 @@ struct SegmentList {
       : c(context),
         pack(context.pack[pack_row]),
         row(pack_row),
-        first_segment(context.totals->nodes.wide_segments + pack.before.segments + std::int64_t(part) * pack.segments) {}
+        first_segment(context.totals->nodes.wide_segments + pack.before.segments + std::int64_t(part) * pack.segments) {
+  }
 
   /// Calls visit(node, parts) for each copied node that rows of the strip see; until it returns false.
   template <class Visit>
@@ -30,9 +31,7 @@ struct SegmentList {
     });
   }
   KOKKOS_FUNCTION std::int32_t rows_begin(std::int32_t node) const { return Kokkos::max(row, c.tree.row_begin[node]); }
-  KOKKOS_FUNCTION std::int32_t rows_end(std::int32_t node) const {
-    return Kokkos::min(pack.end, c.tree.row_end[node]);
-  }
+  KOKKOS_FUNCTION std::int32_t rows_end(std::int32_t node) const { return Kokkos::min(pack.end, c.tree.row_end[node]); }
 
   struct Place {
     std::int32_t segment;        ///< of the plan
@@ -50,8 +49,8 @@ struct SegmentList {
     }
     const NodeSums& first = c.before[pack.first_node];
     const std::int32_t wanted = step - pack.copied_steps + first.steps;
-    place.node = last_where(pack.first_node, pack.end_node,
-                            [&](std::int32_t node) { return c.before[node].steps <= wanted; });
+    place.node =
+        last_where(pack.first_node, pack.end_node, [&](std::int32_t node) { return c.before[node].steps <= wanted; });
     const NodeSums& before = c.before[place.node];
     place.segment += pack.copied_segments + before.segments - first.segments;
     place.tokens_before = pack.copied_tokens + before.tokens - first.tokens;
@@ -107,9 +106,7 @@ struct NarrowPiece {
   }
   KOKKOS_FUNCTION explicit NarrowPiece(std::uint32_t packed)
       : lo(std::int32_t(packed & 0xffff)), hi(std::int32_t(packed >> 16)) {}
-  [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const {
-    return std::uint32_t(lo) | (std::uint32_t(hi) << 16);
-  }
+  [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const { return std::uint32_t(lo) | (std::uint32_t(hi) << 16); }
 
   /// @param index  of the piece in its stream
   /// @return the partial of pair `lo`
@@ -131,11 +128,9 @@ struct FillTiles {
   KOKKOS_FUNCTION Found find(std::int64_t number, std::int32_t span, std::int64_t span_first) const {
     const Cut& begin = c.narrow_cut[span];
     const Cut& end = c.narrow_cut[span + 1];
-    const std::int32_t stream =
-        last_where(begin.stream, end.stream + 1,
-                   [&](std::int32_t s) { return s < streams() && c.streams[s].pieces <= number; });
-    const NarrowPieces::Part part =
-        NarrowPieces{c}.part(stream, NarrowLine(c).steps(stream / c.kv_heads), span);
+    const std::int32_t stream = last_where(
+        begin.stream, end.stream + 1, [&](std::int32_t s) { return s < streams() && c.streams[s].pieces <= number; });
+    const NarrowPieces::Part part = NarrowPieces{c}.part(stream, NarrowLine(c).steps(stream / c.kv_heads), span);
     const auto index = std::int32_t(number - c.streams[stream].pieces);
     const auto of_part = stream == begin.stream ? std::int32_t(number - span_first) : index;
     return {stream, index, part.bound(of_part), part.bound(of_part + 1)};
@@ -242,8 +237,7 @@ struct FillSegments {
       std::int32_t place = c.wide[c.before[node].wide + 1].segments_before;
       c.for_each_of_chain(node, [&](std::int32_t member, std::int32_t tokens) {
         --place;
-        c.segments[place] =
-            Writer::segment_of(c, member, 0, tokens, c.tree.row_begin[member], c.tree.row_end[member]);
+        c.segments[place] = Writer::segment_of(c, member, 0, tokens, c.tree.row_begin[member], c.tree.row_end[member]);
         c.segment_node[place] = member;
         const auto limited = [&](std::int32_t row) {
           return c.tree.row_node[row] == node && c.tree.row_visible[row] < tokens;
@@ -272,9 +266,9 @@ struct FillSegments {
     const Context& c;
     std::int64_t segment, gathered;  ///< places
 
-    KOKKOS_FUNCTION static detail::FusedSegment segment_of(const Context& c, std::int32_t node,
-                                                           std::int32_t node_token, std::int32_t tokens,
-                                                           std::int32_t row_begin, std::int32_t row_end) {
+    KOKKOS_FUNCTION static detail::FusedSegment segment_of(const Context& c, std::int32_t node, std::int32_t node_token,
+                                                           std::int32_t tokens, std::int32_t row_begin,
+                                                           std::int32_t row_end) {
       const std::int32_t place = c.tree.first_offset[node] + node_token;
       detail::FusedSegment segment{};
       segment.table_begin = c.tree.first_block[node] + place / c.tree.block_tokens;
@@ -333,9 +327,10 @@ struct FillEntries {
     const auto add = [&](std::int64_t slot, std::int64_t pair_begin, std::int64_t pair_end) {
       // An entry for no pairs: of a tile that covers others of its strip's.
       const std::int64_t lo = Kokkos::max(pair_begin, block.pair_begin), hi = Kokkos::min(pair_end, block.pair_end);
-      *entry++ = lo < hi ? detail::MergeEntry{std::int32_t(slot + block.pair_begin - pair_begin),
-                                              std::uint16_t(lo - block.pair_begin), std::uint16_t(hi - block.pair_begin)}
-                         : detail::MergeEntry{detail::kNoPartial, 0, 0};
+      *entry++ = lo < hi
+                     ? detail::MergeEntry{std::int32_t(slot + block.pair_begin - pair_begin),
+                                          std::uint16_t(lo - block.pair_begin), std::uint16_t(hi - block.pair_begin)}
+                     : detail::MergeEntry{detail::kNoPartial, 0, 0};
     };
     block.for_each_list([&](std::int32_t list, const Strip& strip) {
       const std::int32_t stream = list * c.kv_heads + head;

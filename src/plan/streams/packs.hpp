@@ -122,14 +122,10 @@ struct SumNodes {
         tokens += more;
         top = member;
       });
-      c.wide[before.wide] = {before.blocks,
-                             before.pairs,
-                             before.tiles,
-                             before.wide_segments,
-                             node,
-                             div_up(tokens, kBlockTokens),
-                             tokens,
-                             is_alone(c, c.tree.parent[top]) ? 1 : 0};
+      c.wide[before.wide] = {before.blocks, before.pairs,
+                             before.tiles,  before.wide_segments,
+                             node,          div_up(tokens, kBlockTokens),
+                             tokens,        is_alone(c, c.tree.parent[top]) ? 1 : 0};
       Kokkos::atomic_or(&c.totals->tile_counts, own.tiles);
     }
     if (!c.is_big(node) && (parent < 0 || c.is_big(parent))) {
@@ -204,9 +200,7 @@ struct EndPacks {
 struct MarkPacks {
   static constexpr const char* kLabel = "espalier::StreamPlan::mark_packs";
   KOKKOS_FUNCTION static std::int32_t window(const Context& c) { return kWindowPacks * c.pack_rows; }
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
-    return Kokkos::max(div_up(c.tree.rows, window(c)), 1);
-  }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Kokkos::max(div_up(c.tree.rows, window(c)), 1); }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   /// The first unit in a window, or behind it.
@@ -251,8 +245,8 @@ struct MeasurePacks {
         if (c.is_wide(node)) pack.below_wide = 1;
         return true;
       }
-      const Parts parts = parts_of(c, node, Kokkos::max(row, c.tree.row_begin[node]),
-                                   Kokkos::min(pack.end, c.tree.row_end[node]));
+      const Parts parts =
+          parts_of(c, node, Kokkos::max(row, c.tree.row_begin[node]), Kokkos::min(pack.end, c.tree.row_end[node]));
       pack.copied_segments += parts.segments();
       pack.copied_steps += parts.steps();
       pack.copied_tokens += parts.tokens();

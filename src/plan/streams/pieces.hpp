@@ -73,16 +73,13 @@ struct Strip {
 struct CountPieces {
   static constexpr const char* kLabel = "espalier::StreamPlan::count_pieces";
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.totals->packs.lists * c.kv_heads; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
-    return 2 * c.strips * c.tree.rows * c.kv_heads;
-  }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return 2 * c.strips * c.tree.rows * c.kv_heads; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream) {
     const List& list = c.lists[stream / c.kv_heads];
     StreamSums sums;
     const std::int32_t length = NarrowLine(c).steps(stream / c.kv_heads);
-    NarrowPieces{c}.for_each_part(stream, length,
-                                  [&](const NarrowPieces::Part& part) { sums.pieces += part.pieces; });
+    NarrowPieces{c}.for_each_part(stream, length, [&](const NarrowPieces::Part& part) { sums.pieces += part.pieces; });
     sums.slots = sums.pieces * Strip(c, list.row, list.part).pairs;
     c.streams[stream] = sums;
   }
@@ -141,8 +138,7 @@ struct WidePieces {
   /// Partials of row tile `tile` of wide node `number`.
   KOKKOS_FUNCTION std::int64_t slot(std::int32_t number, std::int32_t head, std::int32_t tile, std::int32_t g,
                                     bool first) const {
-    if (!first)
-      return c.totals->nodes.pairs * c.kv_heads + (std::int64_t(g) * gang + tile % gang) * detail::kWidePairs;
+    if (!first) return c.totals->nodes.pairs * c.kv_heads + (std::int64_t(g) * gang + tile % gang) * detail::kWidePairs;
     const WideNode& node = c.wide[number];
     const std::int64_t pairs = c.wide[number + 1].pairs_before - node.pairs_before;
     return node.pairs_before * c.kv_heads + pairs * head + std::int64_t(tile) * detail::kWidePairs;
@@ -151,8 +147,8 @@ struct WidePieces {
   /// The row tile's one piece is all that its rows see.
   KOKKOS_FUNCTION bool is_direct(const WideNode& wide, std::int32_t tile, std::int32_t pieces) const {
     if (pieces > 1 || wide.alone == 0) return false;
-    const std::int64_t end = std::int64_t(c.tree.row_begin[wide.node]) * c.group +
-                             std::int64_t(tile + 1) * detail::kWidePairs;
+    const std::int64_t end =
+        std::int64_t(c.tree.row_begin[wide.node]) * c.group + std::int64_t(tile + 1) * detail::kWidePairs;
     const std::int64_t last = Kokkos::min((end - 1) / c.group, std::int64_t(c.tree.row_end[wide.node]) - 1);
     return c.tree.row_node[last] == wide.node;
   }
@@ -229,8 +225,7 @@ struct PairBlock {
       const bool empty = r < row_end && sees_nothing(r);
       if (empty && begin < 0) begin = r;
       if (empty || begin < 0) continue;
-      visit(Kokkos::max(pair_begin, std::int64_t(begin) * c.group),
-            Kokkos::min(pair_end, std::int64_t(r) * c.group));
+      visit(Kokkos::max(pair_begin, std::int64_t(begin) * c.group), Kokkos::min(pair_end, std::int64_t(r) * c.group));
       begin = -1;
     }
   }

@@ -3,8 +3,8 @@
 #include <string>
 
 #include "context.hpp"
-#include "stream_plan.hpp"
 #include "espalier/plan.hpp"
+#include "stream_plan.hpp"
 
 namespace espalier::plan::streams {
 

@@ -1,8 +1,8 @@
-// The device planner of the fused kernels beside the host reference: predicted times of both plans by one formula, on the
-// workloads of issue and paper; and how long planning takes. On a GPU, update and grow are timed inside a captured graph,
-// and the device's plan is compared with the host's, bit by bit.
+// The planner of the fused kernels. How long update and grow take, on a GPU inside a captured graph; the device's plan is
+// compared with that of one host thread, bit by bit. With --compare, instead: what its plans and those of the host reference are
+// predicted to take, by one formula, on the 20 workloads of perf/results/h200.csv.
 //
-//   espalier_stream_plans [--compare]   the second alone
+//   espalier_stream_plans [--compare]
 
 #include <Kokkos_Core.hpp>
 #include <algorithm>

@@ -33,12 +33,16 @@ inline std::string why_not_aligned(const detail::AttendParams& p) {
     const char* name;
     std::int64_t elements;
   };
-  for (const auto& [name, elements] :
-       {Stride{"row stride of q", p.q_row_stride}, {"head stride of q", p.q_head_stride},
-        {"block stride of k", p.k_block_stride}, {"token stride of k", p.k_token_stride},
-        {"head stride of k", p.k_head_stride}, {"block stride of v", p.v_block_stride},
-        {"token stride of v", p.v_token_stride}, {"head stride of v", p.v_head_stride},
-        {"row stride of out", p.out_row_stride}, {"head stride of out", p.out_head_stride}}) {
+  for (const auto& [name, elements] : {Stride{"row stride of q", p.q_row_stride},
+                                       {"head stride of q", p.q_head_stride},
+                                       {"block stride of k", p.k_block_stride},
+                                       {"token stride of k", p.k_token_stride},
+                                       {"head stride of k", p.k_head_stride},
+                                       {"block stride of v", p.v_block_stride},
+                                       {"token stride of v", p.v_token_stride},
+                                       {"head stride of v", p.v_head_stride},
+                                       {"row stride of out", p.out_row_stride},
+                                       {"head stride of out", p.out_head_stride}}) {
     if (elements % 8 != 0) {
       return std::string("the ") + name + " is " + std::to_string(elements) + ", expected a multiple of 8";
     }

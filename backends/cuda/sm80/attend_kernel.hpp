@@ -197,7 +197,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
 template <class T, int kHeadDim>
 constexpr Instance make_instance() {
   return {[](const detail::AttendParams& p, Stream stream) {
-            launch(attend_kernel<T, kHeadDim>, p.plan.workers, kThreads, stream, p, int{sizeof(SharedMemory<kHeadDim>)});
+            launch(attend_kernel<T, kHeadDim>, p.plan.workers, kThreads, stream, p,
+                   int{sizeof(SharedMemory<kHeadDim>)});
           },
           [] { return blocks_at_a_time(attend_kernel<T, kHeadDim>, kThreads, int{sizeof(SharedMemory<kHeadDim>)}); },
           Config<kHeadDim>::kMostPairs};

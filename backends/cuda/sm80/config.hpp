@@ -8,16 +8,16 @@ namespace espalier::gpu::sm80 {
 
 inline constexpr int kWarps = 4;
 inline constexpr int kThreads = kWarps * kWaveLanes;
-inline constexpr int kRows = 16;                ///< of a matrix product: pairs, or tokens of a step
-inline constexpr int kBatchTiles = kThreads / 2; ///< tiles of a worker that are looked at together
-inline constexpr int kAloneTokens = 64;         ///< a narrow tile of so many tokens is done by one warp alone
-inline constexpr int kSharedTokens = 2 * kRows; ///< of K and V in a slot that all warps read
+inline constexpr int kRows = 16;                  ///< of a matrix product: pairs, or tokens of a step
+inline constexpr int kBatchTiles = kThreads / 2;  ///< tiles of a worker that are looked at together
+inline constexpr int kAloneTokens = 64;           ///< a narrow tile of so many tokens is done by one warp alone
+inline constexpr int kSharedTokens = 2 * kRows;   ///< of K and V in a slot that all warps read
 
 template <int kHeadDim>
 struct Config {
   static_assert(kHeadDim % 32 == 0 && kHeadDim <= 256);
   static constexpr int kRowBytes = 2 * kHeadDim;
-  static constexpr int kPartBytes = kRows * kRowBytes;      ///< what one warp brings into a slot: 16 rows of Q, K or V
+  static constexpr int kPartBytes = kRows * kRowBytes;  ///< what one warp brings into a slot: 16 rows of Q, K or V
   static constexpr int kSlotBytes = kWarps * kPartBytes;
   static constexpr int kSlots = kHeadDim == 64 ? 8 : kHeadDim == 96 ? 6 : kHeadDim == 128 ? 4 : kHeadDim == 192 ? 3 : 2;
   static constexpr int kWideBlocks = kHeadDim <= 128 ? 2 : 1;  ///< of 16 pairs that a warp can hold

@@ -312,7 +312,7 @@ class Feed {
   int query_block_;  ///< to be copied next; kPairBlocks: tokens are
   int first_ = 0;    ///< of the tokens to be copied next
   int end_ = 0;
-  int place_;                 ///< where the first of them is found
+  int place_;  ///< where the first of them is found
 };
 
 }  // namespace espalier::gpu::sm80

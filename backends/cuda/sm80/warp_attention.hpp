@@ -18,8 +18,8 @@ namespace espalier::gpu::sm80 {
 template <class T, int kHeadDim, int kPairBlocks>
 class WarpAttention {
   using C = Config<kHeadDim>;
-  static constexpr int kProducts = kHeadDim / 16;  ///< of 16 dimensions
-  static constexpr int kColumns = kHeadDim / 8;    ///< blocks of 8 dimensions of the output
+  static constexpr int kProducts = kHeadDim / 16;             ///< of 16 dimensions
+  static constexpr int kColumns = kHeadDim / 8;               ///< blocks of 8 dimensions of the output
   static constexpr int kPeriod = kHeadDim % 64 == 0 ? 8 : 4;  ///< chunks after which places in a row repeat
 
  public:

@@ -80,8 +80,9 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_80 agree with the oracle on every tre
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_80 agree with the oracle on tiles of every kind", "[emulation]", float16,
                    bfloat16) {
-  check_trees<TestType>(wide_trees(),
-                        {{5, 1, 64}, {4, 1, 64}, {8, 1, 96}, {1, 1, 96}, {8, 2, 128}, {5, 1, 128}, {4, 1, 192}, {2, 1, 256}});
+  check_trees<TestType>(
+      wide_trees(),
+      {{5, 1, 64}, {4, 1, 64}, {8, 1, 96}, {1, 1, 96}, {8, 2, 128}, {5, 1, 128}, {4, 1, 192}, {2, 1, 256}});
 }
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_80 agree with the oracle for every strategy", "[emulation]", float16,

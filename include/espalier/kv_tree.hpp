@@ -112,7 +112,8 @@ class KvTree {
   //    Error{capacity_exceeded} where the pool has too few free blocks
 
   /// Makes room, and keeps it: while the tree has no more nodes and live branches, and no node has more blocks, root,
-  /// append and prune allocate nothing, and fork, split and apply nothing but what they return. Queries that write into
+  /// append and prune allocate nothing, and fork, split and apply nothing but what they return (where the pool is asked for
+  /// blocks, Kokkos may allocate to launch its kernel). Queries that write into
   /// the caller's memory keep what they needed last. Never takes room away.
   /// @throws Error{invalid_argument} if one is negative; std::bad_alloc
   void reserve(const KvTreeCapacity& capacity);

@@ -131,7 +131,8 @@ std::int64_t allocations_of(const Action& action) {
 
 }  // namespace
 
-TEST_CASE("a tree with reserved memory decodes without allocating", "[kv_tree]") {
+TEST_CASE("a tree with reserved memory decodes without allocating, but for what Kokkos does to launch a kernel",
+          "[kv_tree]") {
   const KvTree::Exec exec;
   KvTree::Pool pool(exec, {4000, 4});
   KvTree tree(exec, pool);
@@ -143,16 +144,23 @@ TEST_CASE("a tree with reserved memory decodes without allocating", "[kv_tree]")
   TreeSnapshot snapshot;
   snapshot.block_table.reserve(4000);
 
+  // One kernel of the pool, as a call that needs or returns blocks runs.
+  std::vector<BlockId> lent(1);
+  pool.acquire(exec, KvTree::Pool::BlockIds(lent.data(), 1));
+  const std::int64_t launch = allocations_of([&] { pool.release(exec, KvTree::Pool::ConstBlockIds(lent.data(), 1)); });
+
   BranchId root;
-  CHECK(allocations_of([&] { root = tree.root(100); }) == 0);
+  CHECK(allocations_of([&] { root = tree.root(100); }) <= launch);
   for (int round = 0; round < 4; ++round) {
     Branches branches;
-    CHECK(allocations_of([&] { branches = tree.split(root, tree.tokens(root) - 3, kBranches - 1); }) == 1);
+    CHECK(allocations_of([&] { branches = tree.split(root, tree.tokens(root) - 3, kBranches - 1); }) <= 1 + launch);
     rows.clear();
     for (const BranchId branch : branches) rows.push_back({branch});
     for (int step = 0; step < 50; ++step) {
       CAPTURE(round, step);
-      CHECK(allocations_of([&] { tree.append(branches, 1); }) == 0);
+      const std::int32_t free = pool.free_blocks(exec);
+      const std::int64_t of_append = allocations_of([&] { tree.append(branches, 1); });
+      CHECK(of_append <= (pool.free_blocks(exec) < free ? launch : 0));
       const std::span<std::int64_t> last(slots.data(), branches.size());
       CHECK(allocations_of([&] { tree.last_slots(branches, 1, last); }) == 0);
       REQUIRE(tree.last_slots(branches, 1) == std::vector<std::int64_t>(last.begin(), last.end()));
@@ -160,8 +168,8 @@ TEST_CASE("a tree with reserved memory decodes without allocating", "[kv_tree]")
       if (round > 0 || step > 0) CHECK(of_snapshot == 0);  // the caller's snapshot grows once
       REQUIRE(tree.snapshot(rows).block_table == snapshot.block_table);
     }
-    CHECK(allocations_of([&] { tree.append(root, 7); }) == 0);
-    for (const BranchId branch : branches) CHECK(allocations_of([&] { tree.prune(branch); }) == 0);
+    CHECK(allocations_of([&] { tree.append(root, 7); }) <= launch);
+    for (const BranchId branch : branches) CHECK(allocations_of([&] { tree.prune(branch); }) <= launch);
   }
   CHECK(tree.nodes() == 1);
 }

@@ -17,6 +17,10 @@ HEADS = espalier.HeadShape(query_heads=8, kv_heads=2, head_dim=64)
 BLOCK_TOKENS, BLOCKS, MAX_BRANCHES = 16, 40, 16
 
 
+def normalised(hidden):
+    return torch.nn.functional.rms_norm(hidden, (WIDTH,))
+
+
 class Engine:
     def __init__(self, device, dtype, seed=0):
         self.device, self.dtype = torch.device(device), dtype
@@ -89,8 +93,9 @@ class Engine:
     def _run_layers(self, rows):
         hidden, slots = self.hidden[:rows], self.slots[:rows]
         for k, v, (to_q, to_k, to_v, to_out) in zip(self.k, self.v, self.layers):
-            self._append(slots, hidden @ to_k, hidden @ to_v, k, v)
-            q = (hidden @ to_q).view(rows, HEADS.query_heads, HEADS.head_dim)
+            x = normalised(hidden)
+            self._append(slots, x @ to_k, x @ to_v, k, v)
+            q = (x @ to_q).view(rows, HEADS.query_heads, HEADS.head_dim)
             out, _ = self.attention(q, k, v)
             hidden += torch.tanh(out.reshape(rows, -1) @ to_out)
 

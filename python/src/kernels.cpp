@@ -44,7 +44,8 @@ void bind_kernels(nb::module_& m) {
       .def_ro("largest_share", &KernelValidation::largest_share, "The largest error as a share of what is allowed.")
       .def_ro("largest_difference", &KernelValidation::largest_difference,
               "|out - portable| / |portable|, where the portable kernel ran the same case.")
-      .def_ro("faults", &KernelValidation::faults, "What is wrong with the first few, each with the case that shows it.")
+      .def_ro("faults", &KernelValidation::faults,
+              "What is wrong with the first few, each with the case that shows it.")
       .def_prop_ro("passed", &KernelValidation::passed,
                    "It ran at least one attention, and all were right; or it cannot run here.");
   m.def(

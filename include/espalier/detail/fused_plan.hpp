@@ -43,19 +43,21 @@ static_assert(sizeof(GatheredToken) == 8);
 enum FusedTileFlags : std::uint16_t {
   kTileDirect = 1,    ///< its pairs have no other partial: it writes the output itself
   kTileGathered = 2,  ///< narrow only: segment_begin .. segment_end number GatheredTokens, `skip` is 0
-  kTileLimited = 4,   ///< wide only: row_visible hides a token of the tile from one of its rows
+  kTileLimited = 4,   ///< wide only: row_visible hides a token of the tile's last segment from one of its rows
 };
 
 /// The unit of work: `tokens` tokens of consecutive segments for pairs [pair_begin, pair_begin + pairs) of one KV head.
 /// Pair p writes partial `partial_begin + p - pair_begin`, or its row of the output where the tile is direct.
 ///
-/// Wide tiles: up to 128 pairs, exactly one segment, any row may be limited by row_visible.
+/// Wide tiles: up to 128 pairs, any number of segments, each of which all pairs of the tile see: a node, or a chain of
+/// nodes from an ancestor down. `skip` is any number of tokens, below that of the first segment. Rows may be limited by
+/// row_visible in the last segment only (the nodes above it have no rows of their own in the tile).
 /// Narrow tiles: up to 16 pairs, any number of segments, each of which sees of the tile's pairs the interval of its own
 /// rows. No row of a narrow tile's segment is limited by row_visible: such tokens come as gathered ones.
 struct FusedTile {
   std::int32_t segment_begin;
   std::int32_t segment_end;
-  std::int32_t skip;    ///< tokens of the first segment that do not belong to the tile; a multiple of 16
+  std::int32_t skip;    ///< tokens of the first segment that do not belong to the tile; narrow: a multiple of 16
   std::int32_t tokens;  ///< over all segments, at least 1
   std::int32_t pair_begin;
   std::int32_t partial_begin;

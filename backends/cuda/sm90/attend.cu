@@ -104,7 +104,10 @@ bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
   }
   if (a.stage_copies) ok = ok && kv(&a.k_stage, &a.v_stage, stage_tokens, true);
   ok = ok && encode(&a.q_pair, p.scalar, p.q, q_shape(params, 1, 1));
-  a.q_rows = a.q_pair;
+  a.q_rows = a.q_group = a.q_pair;
+  if (a.group <= detail::kNarrowPairs) {
+    ok = ok && encode(&a.q_group, p.scalar, p.q, q_shape(params, static_cast<std::uint32_t>(a.group), 1));
+  }
   if (a.rows_per_wide_tile > 0) {
     ok = ok &&
          encode(&a.q_rows, p.scalar, p.q,
@@ -139,6 +142,7 @@ cudaError_t make_arguments(const FusedParams& params, const Instance& instance, 
   a.soft_cap = p.soft_cap;
   a.transform = p.soft_cap != 0.0f || !(p.scale > 0.0f);
   a.weight_scale = a.transform ? kLog2E : p.scale * kLog2E;
+  a.peak_slack = 8.0f / a.weight_scale;
   a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
   if (!encode_function()) return cudaErrorNotSupported;
   return encode_maps(params, instance.stage_tokens, a) ? cudaSuccess : cudaErrorInvalidValue;

@@ -191,6 +191,30 @@ __device__ __forceinline__ float2 unpack(std::uint32_t packed) {
   }
 }
 
+/// Keeps ptxas from computing an address again wherever it is used.
+__device__ __forceinline__ std::uint32_t pinned(std::uint32_t value) {
+  std::uint32_t result;
+  asm volatile("mov.b32 %0, %1;" : "=r"(result) : "r"(value));
+  return result;
+}
+
+__device__ __forceinline__ int load_shared(std::uint32_t address) {
+  int value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_shared(std::uint32_t address, int value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+/// 16 bytes at once. (A plain assignment of a uint4 may become four stores.)
+__device__ __forceinline__ void store_words(void* target, uint4 words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words.x), "r"(words.y), "r"(words.z),
+               "r"(words.w)
+               : "memory");
+}
+
 // --------------------------------------------------------------------------------- programmatic dependent launch
 
 /// Waits until the launches this one depends on have finished and their writes are visible.

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
       result.y = pack<T>(sums[p][2] * inverse, sums[p][3] * inverse);
       result.z = pack<T>(sums[p][4] * inverse, sums[p][5] * inverse);
       result.w = pack<T>(sums[p][6] * inverse, sums[p][7] * inverse);
-      *(reinterpret_cast<uint4*>(out_of<T>(arguments, place)) + row_lane) = result;
+      store_words(out_of<T>(arguments, place) + row_lane * 8, result);
     }
     if (row_lane == 0) store_lse(arguments, place, row_total > 0.0f ? row_top + __log2f(row_total) : -INFINITY);
   }

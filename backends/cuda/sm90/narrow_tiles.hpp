@@ -1,51 +1,44 @@
 #pragma once
-// Narrow tiles: up to 16 pairs, bound by memory. Warps work in couples: one feeds a ring of stages in shared memory
-// through the copy engine, the other computes. No barrier is wider than a couple.
+// Narrow tiles: up to 16 pairs, bound by memory. Every warp works for itself: it keeps a ring of stages full through the
+// copy engine and computes on the stage that arrived, so no barrier is wider than a warp.
 //
 //   scores^T (tokens x pairs) = K Q^T        mma.m16n8k16: 16 tokens, 8 pairs, so that tokens which only 8 pairs see
 //   output^T (head_dim x pairs) += V^T P^T   cost half
 //
-// A stage holds K or V of kSteps steps of 16 tokens; K and V of the same tokens take turns. Every instruction of the
-// computing warp is on the critical path of its ring, so all addressing is the feeder's. It fetches the next tile, all of
-// its segments at once and its rows' numbers while this tile's tokens arrive.
+// A tile is a sequence of stages: Q, then K and V of kSteps steps of 16 tokens, [chunk][token][64]. Issuing is as
+// many stages ahead as the ring holds, across tiles. The addresses of up to 32 steps are found at once, one a lane (a window); descriptors of the next
+// tile are fetched while this one's tokens arrive.
 
 #include "backends/cuda/sm90/common.hpp"
 
 namespace espalier::gpu::sm90 {
 
-/// What a stage of K holds.
-struct StageInfo {
-  int flags;         ///< StageFlags
-  int tokens;        ///< of step 0, of step 1 << 8
-  int pairs_see[2];  ///< step s is seen by pairs [lo, hi): lo | hi << 8
-};
-
+/// What a step in a stage of K and the one of V behind it is: flags, then tokens << 8, the pairs that see them [lo, hi) as
+/// lo << 16 | hi << 24.
 enum StageFlags : int {
   kStageLowPairs = 1,   ///< one of the pairs 0 .. 7 sees a token of it
   kStageHighPairs = 2,  ///< one of the pairs 8 .. 15 does
-  kStageLast = 4,       ///< of its tile
-  kStageMasked = 8,     ///< not every pair sees every token
+  kStageLast = 4,       ///< the last of its tile
+  kStageMasked = 8,     ///< not every pair sees every one of 16 tokens
   kStageByToken = 16,   ///< each token has an interval of pairs of its own
-  kStageEnd = 32        ///< there are no more
+  kStageSingles = 32,   ///< copied token by token
+  kStageShared = 64,    ///< other tiles read these tokens, too
+  kStageWhole = 128,    ///< one copy brings a whole stage that begins with this step
 };
 
-/// Shared memory of one couple.
+/// Shared memory of one warp, addressed by offsets, so that the address of each field need not be found again.
 template <int HeadDim>
 struct NarrowStages {
   using C = Config<HeadDim>;
-  std::uint64_t full[C::kNarrowStages], empty[C::kNarrowStages];
-  std::uint64_t q_full, q_empty;
-  StageInfo info[C::kNarrowStages];
-  detail::FusedTile tile;                                        ///< that Q belongs to
-  std::uint16_t token_pairs[C::kNarrowStages][C::kStageTokens];  ///< lo | hi << 8, where kStageByToken
+  std::uint64_t full[C::kNarrowStages];
+  int what[C::kNarrowStages][8];                                                   ///< of K: the word of each step; of Q: the tile
+  std::uint16_t token_pairs[C::kNarrowStages][C::kSteps][detail::kNarrowTokens];  ///< lo | hi << 8, where kStageByToken
+
+  static constexpr std::uint32_t kWhat = C::kNarrowStages * 8;
+  static constexpr std::uint32_t kTokenPairs = kWhat + C::kNarrowStages * 32;
 
   __device__ __forceinline__ void init() {
-    for (int stage = 0; stage < C::kNarrowStages; ++stage) {
-      barrier_init(shared_address(&full[stage]), 1);
-      barrier_init(shared_address(&empty[stage]), 1);
-    }
-    barrier_init(shared_address(&q_full), kWaveLanes + 1);  // each lane's copies, and the tile
-    barrier_init(shared_address(&q_empty), 1);
+    for (int stage = 0; stage < C::kNarrowStages; ++stage) barrier_init(shared_address(&full[stage]), 1);
   }
 };
 
@@ -55,69 +48,101 @@ struct NarrowList {
   int own_tiles;
   int total;  ///< own and queue
   const detail::FusedTile* queue;
-  int* taken;  ///< shared counter of the block
+  int taken;  ///< shared counter of the block
 
   __device__ __forceinline__ const detail::FusedTile* at(int number) const {
     return number < own_tiles ? own + number : queue + (number - own_tiles);
   }
 };
 
-// ---------------------------------------------------------------------------------------------------------- feeder
-
 template <class T, int HeadDim>
-class NarrowFeeder {
+class NarrowWorker {
   using C = Config<HeadDim>;
+  static constexpr int kSlices = C::kPadded / 16;  ///< of head_dim, one for each matrix instruction
+  static constexpr int kChunkBytes = C::kStageTokens * 128;
+  static constexpr int kStepBytes = detail::kNarrowTokens * 128;  ///< of one chunk
 
  public:
-  __device__ __forceinline__ NarrowFeeder(const Arguments& arguments, const NarrowList& list, std::uint32_t ring,
-                                          std::uint32_t q, NarrowStages<HeadDim>& stages)
-      : arguments_(arguments), list_(list), ring_(ring), q_(q), stages_(stages), lane_(threadIdx.x % kWaveLanes) {}
+  __device__ __forceinline__ NarrowWorker(const Arguments& arguments, NarrowList& list, std::uint32_t ring,
+                                          const NarrowStages<HeadDim>& stages)
+      : arguments_(arguments),
+        list_(list),
+        ring_(pinned(ring)),
+        stages_(pinned(shared_address(&stages))),
+        lane_(threadIdx.x % kWaveLanes) {}
 
-  /// Takes a tile of the block's own list and fetches its descriptors; reads nothing that a preceding launch writes.
-  __device__ __forceinline__ void prepare() {
-    int number = 0;
-    if (lane_ == 0) number = atomicAdd(list_.taken, 1);
-    next_number_ = __shfl_sync(kAllLanes, number, 0);
-    if (next_number_ < list_.own_tiles) {
-      next_words_ = fetch_tile(next_number_);
-      follow_tile();
-    }
+  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing that a preceding launch
+  /// writes.
+  __device__ __forceinline__ void prepare(int warp) {
+    next_valid_ = warp < list_.own_tiles;
+    if (!next_valid_) return;
+    next_words_ = fetch_tile(warp);
+    take();
+    follow_tile();
   }
 
   __device__ __forceinline__ void run() {
-    if (next_number_ >= list_.own_tiles) {  // nothing was prepared: the queue, if there is one
-      int number = next_number_;
-      if (lane_ == 0 && list_.total > list_.own_tiles) number = take_queued();
-      next_number_ = __shfl_sync(kAllLanes, number, 0);
-      if (next_number_ < list_.total) {
-        next_words_ = fetch_tile(next_number_);
-        follow_tile();
+    if (!next_valid_) {  // nothing was prepared: the queue, if there is one
+      if (list_.total == list_.own_tiles) return;
+      take();
+      const int number = taken();
+      if (number >= list_.total) return;
+      next_valid_ = true;
+      next_words_ = fetch_tile(number);
+      take();
+      follow_tile();
+    }
+    fetch_later();
+    Kind arrived = Kind::query;
+    int slot = 0, live = 0;
+    std::uint32_t parity = 1;
+    bool filling = true;
+#pragma unroll 1
+    while (true) {
+      if (step_ == window_steps_) open();
+      if (!filling) {
+        if (live == 0) return;
+        --live;
+        arrived = consume(arrived, slot, parity);
+        __syncwarp();
       }
-    }
-    if (next_number_ < list_.total) take_later();
-    while (next_number_ < list_.total) {
-      begin_tile();
-      do {
-        copy_stages();
-      } while (left_ > 0);
-    }
-    await_empty();
-    if (lane_ == 0) {
-      stages_.info[stage_].flags = kStageEnd;
-      barrier_arrive(shared_address(&stages_.full[stage_]));
+      if (kind_ != Kind::none) {
+        issue(slot);
+        ++live;
+      }
+      if (++slot == C::kNarrowStages) {
+        slot = 0;
+        parity ^= 1;
+        filling = false;
+      }
     }
   }
 
  private:
-  // ------------------------------------------------------------------------------------------------------- tiles
+  enum class Kind { none, query, keys, values };
 
-  __device__ __forceinline__ int take_queued() {
-    return list_.own_tiles + static_cast<int>(atomicAdd(arguments_.plan.queue_next, 1u));
+  using S = NarrowStages<HeadDim>;
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t full_of(int slot) const { return stages_ + slot * 8; }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t what_of(int slot) const { return stages_ + S::kWhat + slot * 32; }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t pairs_of(int slot, int s, int token) const {
+    return stages_ + S::kTokenPairs + ((slot * C::kSteps + s) * detail::kNarrowTokens + token) * 2;
   }
 
-  __device__ __forceinline__ int take() {
-    const int number = atomicAdd(list_.taken, 1);
-    return number >= list_.own_tiles && list_.total > list_.own_tiles ? take_queued() : number;
+  // ------------------------------------------------------------------------------------------------------- tiles
+
+  /// Asks for the number of a tile; taken() has it later.
+  __device__ __forceinline__ void take() {
+    if (lane_ == 0) {
+      ticket_ = atomicAdd(&list_.taken, 1);
+      if (ticket_ >= list_.own_tiles && list_.total > list_.own_tiles) {
+        queued_ = true;
+        ticket_ = static_cast<int>(atomicAdd(arguments_.plan.queue_next, 1u));
+      }
+    }
+  }
+
+  [[nodiscard]] __device__ __forceinline__ int taken() const {
+    return __shfl_sync(kAllLanes, queued_ ? list_.own_tiles + ticket_ : ticket_, 0);
   }
 
   /// The words of a tile, one a lane.
@@ -127,12 +152,18 @@ class NarrowFeeder {
 
   [[nodiscard]] __device__ __forceinline__ int word(int words, int i) const { return __shfl_sync(kAllLanes, words, i); }
 
-  /// Fetches what the words of the next tile point to: its segments, one a lane, and the row of one pair in each of the
-  /// lanes 0 .. 15.
+  /// Pairs that one copy of Q brings: all heads of a row where the tile holds whole rows.
+  [[nodiscard]] __device__ __forceinline__ int q_unit(int pair_begin, int pairs) const {
+    if (arguments_.group > detail::kNarrowPairs) return 1;
+    const int rows = divide(pairs, arguments_.by_group), first = divide(pair_begin, arguments_.by_group);
+    return rows * arguments_.group == pairs && first * arguments_.group == pair_begin ? arguments_.group : 1;
+  }
+
+  /// Fetches what the words of the next tile point to: its segments, one a lane, and the rows of its pairs.
   __device__ __forceinline__ void follow_tile() {
-    const int sizes = word(next_words_, 6);
-    next_place_ = locate_pair(arguments_, word(next_words_, 4) + min(lane_ % 16, (sizes & 0xffff) - 1),
-                              static_cast<unsigned>(sizes) >> 16);
+    const int pair_begin = word(next_words_, 4), pairs = word(next_words_, 6) & 0xffff;
+    const int pair = pair_begin + min(lane_ * q_unit(pair_begin, pairs), pairs - 1);
+    next_row_ = __ldg(arguments_.plan.row_index + divide(pair, arguments_.by_group));
     const int begin = word(next_words_, 0), end = word(next_words_, 1);
     if (!(word(next_words_, 7) & detail::kTileGathered)) next_segments_ = fetch_segments(begin, end);
   }
@@ -150,362 +181,287 @@ class NarrowFeeder {
     return {place.x, place.y, place.w | (place.z << 23), rows.x, rows.y};
   }
 
-  /// Makes the fetched tile the current one. Q and the fetches for later tiles wait until its first copies are on
-  /// their way.
-  __device__ __forceinline__ void begin_tile() {
-    segment_ = word(next_words_, 0);
-    segment_end_ = word(next_words_, 1);
-    const int skip = word(next_words_, 2);
-    left_ = word(next_words_, 3);
-    pair_begin_ = word(next_words_, 4);
-    const int sizes = word(next_words_, 6);
-    pairs_ = sizes & 0xffff;
-    kv_head_ = static_cast<unsigned>(sizes) >> 16;
-    gathered_ = word(next_words_, 7) & detail::kTileGathered;
-    begun_ = true;
-    segments_ = next_segments_;
-    segment_lane_ = 0;
-    if (!gathered_) enter_segment(skip);
+  /// The words of the tile after the next one.
+  __device__ __forceinline__ void fetch_later() {
+    const int number = taken();
+    later_valid_ = number < list_.total;
+    if (!later_valid_) return;
+    later_words_ = fetch_tile(number);
+    take();
   }
 
-  /// After the first copy of K.
-  __device__ __forceinline__ void start_q() {
-    barrier_wait(shared_address(&stages_.q_empty), q_parity_ ^ 1);
-    q_parity_ ^= 1;
-    if (lane_ < 8) reinterpret_cast<int*>(&stages_.tile)[lane_] = next_words_;
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(shared_address(&stages_.q_full));
-    copy_q_rows();
-  }
-
-  /// After the first copy of V: the next tile's descriptors arrive while this one's tokens do.
-  __device__ __forceinline__ void fetch_ahead() {
-    begun_ = false;
-    next_number_ = later_number_;
-    if (next_number_ >= list_.total) return;
+  /// After the last step of a window: the next one, or the next tile's first.
+  __device__ __forceinline__ void open() {
+    const bool begins = left_ == 0;
+    if (begins && !next_valid_) {
+      kind_ = Kind::none;
+      return;
+    }
+    Segments segments = next_segments_;
+    if (begins) {
+      words_ = next_words_;
+      row_ = next_row_;
+      segment_ = word(words_, 0);
+      segment_end_ = word(words_, 1);
+      skip_ = word(words_, 2);
+      left_ = word(words_, 3);
+      pair_begin_ = word(words_, 4);
+      const int sizes = word(words_, 6);
+      pairs_ = sizes & 0xffff;
+      kv_head_ = static_cast<unsigned>(sizes) >> 16;
+      gathered_ = word(words_, 7) & detail::kTileGathered;
+      kind_ = Kind::query;
+    } else if (!gathered_) {
+      segments = fetch_segments(segment_, segment_end_);
+    }
+    open_window(segments);
+    if (!begins) return;
+    next_valid_ = later_valid_;
+    if (!next_valid_) return;
     next_words_ = later_words_;
     follow_tile();
-    take_later();
+    fetch_later();
   }
 
-  __device__ __forceinline__ void take_later() {
-    int number = 0;
-    if (lane_ == 0) number = take();
-    later_number_ = __shfl_sync(kAllLanes, number, 0);
-    if (later_number_ < list_.total) later_words_ = fetch_tile(later_number_);
-  }
+  // ------------------------------------------------------------------------------------------------------ windows
 
-  __device__ __forceinline__ void copy_q_rows() {
-    constexpr int kWords = C::kRowBytes / 16;
-    const std::int64_t offset = next_place_.row * arguments_.q_row_stride + next_place_.head * arguments_.q_head_stride;
-#pragma unroll 2
-    for (int i = 0; i * kWaveLanes < pairs_ * kWords; ++i) {  // rows beyond the pairs keep what they held: never stored
-      const int index = lane_ + i * kWaveLanes, row = index / kWords, word = index % kWords;
-      const std::int64_t row_offset = __shfl_sync(kAllLanes, offset, row);
-      const T* source = static_cast<const T*>(arguments_.q) + row_offset + word * 8;
-      const int bytes = word * 8 < HeadDim ? 16 : 0;  // the padding becomes zero
-      asm volatile(
-          "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(q_ + row * C::kRowBytes + ((word ^ (row & 7)) << 4)),
-          "l"(bytes ? source : static_cast<const T*>(arguments_.q)), "r"(bytes)
-          : "memory");
-    }
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&stages_.q_full))
-                 : "memory");
-  }
-
-  // ---------------------------------------------------------------------------------------------------- segments
-
-  __device__ __forceinline__ void enter_segment(int skip) {
-    table_begin_ = word(segments_.table_begin, segment_lane_);
-    block_ = word(segments_.first_block, segment_lane_);
-    const int size = word(segments_.size, segment_lane_);
-    const int first = static_cast<int>(static_cast<unsigned>(size) >> 23) + skip;
-    segment_left_ = (size & 0x7fffff) - skip;
-    pair_lo_ = max(word(segments_.rows_begin, segment_lane_) * arguments_.group - pair_begin_, 0);
-    pair_hi_ = min(word(segments_.rows_end, segment_lane_) * arguments_.group - pair_begin_, pairs_);
-    ++segment_;
-    if (++segment_lane_ == kWaveLanes && segment_ < segment_end_) {
-      segments_ = fetch_segments(segment_, segment_end_);
-      segment_lane_ = 0;
-    }
-    entry_ = 0;
-    offset_ = first;
-    if (first >= arguments_.block_tokens) {
-      entry_ = divide(first, arguments_.by_block_tokens);
-      offset_ = first - entry_ * arguments_.block_tokens;
-    }
-    if (offset_ + segment_left_ > arguments_.block_tokens || entry_ > 0) load_window();
-    if (entry_ > 0)
-      block_ = __shfl_sync(kAllLanes, window_, 0);
-    else
-      follow_tile();
-  }
-
-  /// Loads 32 entries of the block table from the current one on.
-  __device__ __forceinline__ void load_window() {
-    window_begin_ = entry_;
-    const int last = entry_ + divide(offset_ + segment_left_ - 1, arguments_.by_block_tokens);
-    window_ = __ldg(arguments_.plan.block_table + table_begin_ + min(entry_ + lane_, last));
-  }
-
-  /// Moves on by tokens of the current segment, at most up to the end of a block.
-  __device__ __forceinline__ void advance(int tokens) {
-    segment_left_ -= tokens;
-    left_ -= tokens;
-    offset_ += tokens;
-    if (left_ == 0) return;
-    if (segment_left_ == 0) {
-      enter_segment(0);
-    } else if (offset_ >= arguments_.block_tokens) {
-      offset_ -= arguments_.block_tokens;
-      ++entry_;
-      if (entry_ - window_begin_ >= kWaveLanes) load_window();
-      block_ = __shfl_sync(kAllLanes, window_, entry_ - window_begin_);
-    }
-  }
-
-  // ------------------------------------------------------------------------------------------------------ stages
-
-  __device__ __forceinline__ void await_empty() { barrier_wait(shared_address(&stages_.empty[stage_]), parity_ ^ 1); }
-
-  __device__ __forceinline__ void next_stage() {
-    if (++stage_ == C::kNarrowStages) {
-      stage_ = 0;
-      parity_ ^= 1;
-    }
-  }
-
-  [[nodiscard]] __device__ __forceinline__ int flags_of(int lo, int hi) const {
+  [[nodiscard]] __device__ __forceinline__ int see_of(int lo, int hi, int tokens) const {
+    const bool shared = lo < 0 || hi > pairs_;
+    lo = max(lo, 0);
+    hi = min(hi, pairs_);
     return (lo < min(hi, 8) ? kStageLowPairs : 0) | (hi > max(lo, 8) ? kStageHighPairs : 0) |
-           (lo > 0 || hi < pairs_ ? kStageMasked : 0);
+           (lo > 0 || hi < pairs_ || tokens < detail::kNarrowTokens ? kStageMasked : 0) | (shared ? kStageShared : 0) |
+           tokens << 8 | lo << 16 | hi << 24;
   }
 
-  /// What this lane copies to the next stages of K and V.
-  struct Copy {
-    int lanes = 0;  ///< tokens it brings: kStageTokens, 16 or 1; 0: none
-    int block = 0;
-    int offset = 0;
-  };
-
-  /// The next tokens of the current segments. Lanes 16 s .. 16 s + 15 find the tokens of step s.
-  __device__ __forceinline__ Copy find_stage(StageInfo& info, int& bytes) {
-    Copy copy;
-    if (arguments_.stage_copies && segment_left_ >= C::kStageTokens && left_ >= C::kStageTokens &&
-        offset_ % C::kStageTokens == 0) {  // one copy each: the common case
-      info.flags = flags_of(pair_lo_, pair_hi_);
-      info.tokens = C::kSteps == 2 ? 16 | 16 << 8 : 16;
-      info.pairs_see[0] = info.pairs_see[1] = pair_lo_ | (pair_hi_ << 8);
-      bytes = C::kStageBytes;
-      if (lane_ == 0) copy.lanes = C::kStageTokens;
-      copy.block = block_;
-      copy.offset = offset_;
-      advance(C::kStageTokens);
-      return copy;
-    }
-#pragma unroll 1
-    for (int s = 0; s < C::kSteps; ++s) {
-      if (left_ == 0) {
-        info.flags |= kStageMasked;
-        break;
+  /// Finds the next up to 32 steps of the tile, one a lane.
+  /// @param segments  those from segment_ on
+  __device__ __forceinline__ void open_window(const Segments& segments) {
+    step_ = 0;
+    if (gathered_) {
+      window_steps_ = min((left_ + detail::kNarrowTokens - 1) / detail::kNarrowTokens, kWaveLanes);
+      const int tokens = min(left_ - lane_ * detail::kNarrowTokens, detail::kNarrowTokens);
+      block_ = segment_ + lane_ * detail::kNarrowTokens;
+      see_ = kStageLowPairs | (pairs_ > 8 ? kStageHighPairs : 0) | kStageMasked | kStageByToken | kStageSingles |
+             max(tokens, 0) << 8;
+      segment_ += kWaveLanes * detail::kNarrowTokens;
+      left_ = max(left_ - kWaveLanes * detail::kNarrowTokens, 0);
+    } else {
+      const int count = min(segment_end_ - segment_, kWaveLanes);
+      int own = lane_ < count ? (segments.size & 0x7fffff) - (lane_ == 0 ? skip_ : 0) : 0;
+      if (segment_ + count == segment_end_) {  // the tile may end inside its last segment
+        const int before = __reduce_add_sync(kAllLanes, lane_ < count - 1 ? own : 0);
+        if (lane_ == count - 1) own = left_ - before;
       }
-      const bool whole = arguments_.page_tokens > 0 && offset_ % 16 == 0;
-      const int tokens = min(min(left_, segment_left_), detail::kNarrowTokens);
-      info.tokens |= tokens << (8 * s);
-      if (s == 0)
-        info.pairs_see[0] = pair_lo_ | (pair_hi_ << 8);
-      else
-        info.pairs_see[1] = pair_lo_ | (pair_hi_ << 8);
-      info.flags |= flags_of(pair_lo_, pair_hi_) | (tokens < detail::kNarrowTokens ? kStageMasked : 0);
-      bytes += (whole ? detail::kNarrowTokens : tokens) * C::kRowBytes;
-      const int i = lane_ - 16 * s;
-      if (whole) {
-        if (i == 0) copy = {16, block_, offset_};
-      } else if (i >= 0 && i < tokens) {
-        const int own = divide(offset_ + i, arguments_.by_block_tokens);
-        copy = {1, __ldg(arguments_.plan.block_table + table_begin_ + entry_ + own),
-                offset_ + i - own * arguments_.block_tokens};
+      const int steps = (own + detail::kNarrowTokens - 1) / detail::kNarrowTokens;
+      int end = steps, source = 0;
+      if (count > 1) {
+#pragma unroll
+        for (int distance = 1; distance < kWaveLanes; distance *= 2) {
+          const int before = __shfl_up_sync(kAllLanes, end, distance);
+          if (lane_ >= distance) end += before;
+        }
+#pragma unroll
+        for (int half = kWaveLanes / 2; half > 0; half /= 2) {  // the first segment whose end lies behind this step
+          if (__shfl_sync(kAllLanes, end, source + half - 1) <= lane_) source += half;
+        }
       }
-      int rest = tokens;  // over any number of blocks
-      do {
-        const int now = min(rest, arguments_.block_tokens - offset_);
-        advance(now);
-        rest -= now;
-      } while (rest > 0);
+      window_steps_ = min(word(end, count - 1), kWaveLanes);
+      const bool valid = lane_ < window_steps_;
+      const int in_segment = (lane_ - (word(end, source) - word(steps, source))) * detail::kNarrowTokens;
+      const int left_in_segment = word(own, source) - in_segment;
+      const int tokens = valid ? min(left_in_segment, detail::kNarrowTokens) : 0;
+      const int size = word(segments.size, source), table_begin = word(segments.table_begin, source);
+      const int first = in_segment + (source == 0 ? skip_ : 0);
+      const int place = static_cast<int>(static_cast<unsigned>(size) >> 23) + first;
+      const int entry = place < arguments_.block_tokens ? 0 : divide(place, arguments_.by_block_tokens);
+      block_ = word(segments.first_block, source);
+      offset_ = place - entry * arguments_.block_tokens;
+      const int lo = word(segments.rows_begin, source) * arguments_.group - pair_begin_;
+      const int hi = word(segments.rows_end, source) * arguments_.group - pair_begin_;
+      see_ = see_of(lo, hi, tokens);
+      if (arguments_.page_tokens == 0 || offset_ % detail::kNarrowTokens != 0) {
+        see_ |= kStageSingles;
+        block_ = table_begin;
+        offset_ = place;
+      } else if (valid && entry > 0) {
+        block_ = __ldg(arguments_.plan.block_table + table_begin + entry);
+      }
+      left_ -= __reduce_add_sync(kAllLanes, tokens);
+      if (left_ > 0) {  // a further window: where it begins
+        const int last = window_steps_ - 1, behind = word(first + tokens, last);
+        const bool whole = behind == (word(size, last) & 0x7fffff);
+        const int moved = word(source, last) + (whole ? 1 : 0);
+        skip_ = whole ? 0 : behind;
+        segment_ += moved;
+      }
     }
-    return copy;
+    if (left_ == 0 && lane_ == window_steps_ - 1) see_ |= kStageLast;
+    if (arguments_.stage_copies) {  // neighbouring steps of a block
+      const int next_block = __shfl_down_sync(kAllLanes, block_, 1), next_offset = __shfl_down_sync(kAllLanes, offset_, 1);
+      const bool joined = lane_ + 1 < window_steps_ && next_block == block_ &&
+                          next_offset == offset_ + detail::kNarrowTokens && (C::kSteps == 1 || lane_ % 2 == 0);
+      if (!(see_ & kStageSingles) && (C::kSteps == 1 || joined)) see_ |= kStageWhole;
+    }
   }
 
-  /// The next tokens of a gathered tile.
-  __device__ __forceinline__ Copy gather_stage(StageInfo& info, int& bytes) {
-    Copy copy;
-    const int tokens = min(left_, C::kStageTokens);
-    int lo = 0, hi = 0;
-    if (lane_ < tokens) {
-      const int2 token = __ldg(reinterpret_cast<const int2*>(arguments_.plan.gathered + segment_ + lane_));
-      const int block = divide(token.x, arguments_.by_block_tokens);
-      copy = {1, block, token.x - block * arguments_.block_tokens};
-      lo = token.y & 0xffff;
-      hi = min(token.y >> 16, pairs_);
-    }
-    segment_ += tokens;
-    left_ -= tokens;
-    info.flags = kStageByToken | kStageMasked;
-    if (__any_sync(kAllLanes, hi > max(lo, 8))) info.flags |= kStageHighPairs;
-    if (__any_sync(kAllLanes, lo < min(hi, 8)) || !(info.flags & kStageHighPairs)) info.flags |= kStageLowPairs;
-    info.tokens = min(tokens, 16) | (tokens > 16 ? tokens - 16 : 0) << 8;
-    bytes = tokens * C::kRowBytes;
-    await_empty();
-    if (lane_ < C::kStageTokens) {
-      stages_.token_pairs[stage_][lane_] = static_cast<std::uint16_t>(lo | (hi << 8));
-    }
-    __syncwarp();  // before lane 0 hands the stage over
-    return copy;
-  }
+  // ------------------------------------------------------------------------------------------------------- stages
 
-  /// A stage of K, then one of V.
-  __device__ __forceinline__ void copy_stages() {
-    StageInfo info = {0, 0, {0, 0}};
-    int bytes = 0;
-    const int head = kv_head_;
-    const Copy copy = gathered_ ? gather_stage(info, bytes) : find_stage(info, bytes);
-    if (left_ == 0) info.flags |= kStageLast;
-    const CUtensorMap* map = copy.lanes == C::kStageTokens ? &arguments_.k_stage
-                             : copy.lanes == 16            ? &arguments_.k_run
-                                                           : &arguments_.k_token;
-    const int chunks = copy.lanes == 0 ? 0 : map == &arguments_.k_stage ? 1 : C::kChunks;
-#pragma unroll 1
-    for (int values = 0; values < 2; ++values) {
-      await_empty();
-      const std::uint32_t full = shared_address(&stages_.full[stage_]);
+  /// Fills a slot of the ring with the next stage.
+  __device__ __forceinline__ void issue(int slot) {
+    const std::uint32_t full = full_of(slot), stage = ring_ + slot * C::kStageBytes;
+    if (kind_ == Kind::query) {
+      copy_query(full, stage, slot);
+      kind_ = Kind::keys;
+      return;
+    }
+    const bool values = kind_ == Kind::values;
+    const int steps = min(C::kSteps, window_steps_ - step_);
+    const int see0 = word(see_, step_), see1 = steps == C::kSteps ? word(see_, step_ + C::kSteps - 1) : kStageMasked;
+    const int block = word(block_, step_), offset = word(offset_, step_);
+    if (!values && lane_ == 0) {
+      store_shared(what_of(slot), see0);
+      if (C::kSteps == 2) store_shared(what_of(slot) + 4, see1);
+    }
+    if (see0 & kStageWhole) {
       if (lane_ == 0) {
-        if (!values) stages_.info[stage_] = info;
-        barrier_expect(full, bytes);
+        barrier_expect(full, C::kStageBytes);
+        copy_kv(stage, values ? &arguments_.v_stage : &arguments_.k_stage, full, 0, offset, 0, kv_head_, block,
+                see0 & kStageShared ? kEvictNormal : kEvictFirst);
       }
-      __syncwarp();
-#pragma unroll 1
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        // The map of V follows that of K.
-        copy_kv(ring_ + stage_ * C::kStageBytes + (chunk * C::kStageTokens + lane_) * 128, map + values, full,
-                chunk * kChunk, copy.offset, 0, head, copy.block, kEvictFirst);
-      }
-      __syncwarp();
-      next_stage();
-      if (begun_) {
-        if (values)
-          fetch_ahead();
-        else
-          start_q();
+    } else {
+      copy_parts(full, stage, slot, steps, values);
+    }
+    if (!values) {
+      kind_ = Kind::values;
+    } else {
+      kind_ = Kind::keys;
+      step_ = min(step_ + C::kSteps, window_steps_);
+    }
+  }
+
+  __device__ __forceinline__ void copy_query(std::uint32_t full, std::uint32_t stage, int slot) {
+    if (lane_ < 8) store_shared(what_of(slot) + lane_ * 4, words_);
+    if (lane_ == 0) barrier_expect(full, pairs_ * C::kRowBytes);
+    __syncwarp();
+    const int unit = q_unit(pair_begin_, pairs_), pair = lane_ * unit;
+    if (pair < pairs_) {
+      const CUtensorMap* map = unit == 1 ? &arguments_.q_pair : &arguments_.q_group;
+      const int line_row = divide(pair_begin_ + pair, arguments_.by_group);
+      const int head = kv_head_ * arguments_.group + pair_begin_ + pair - line_row * arguments_.group;
+#pragma unroll
+      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+        copy_q(stage + chunk * kChunkBytes + pair * 128, map, full, chunk * kChunk, head, row_);
       }
     }
   }
 
-  const Arguments& arguments_;
-  const NarrowList& list_;
-  const std::uint32_t ring_, q_;
-  NarrowStages<HeadDim>& stages_;
-  const int lane_;
-
-  int stage_ = 0;
-  std::uint32_t parity_ = 0, q_parity_ = 0;
-  int next_number_ = 0, later_number_ = 0;
-  int next_words_ = 0, later_words_ = 0;  ///< of the FusedTile, one a lane
-  PairPlace next_place_;                  ///< of one pair of the next tile
-  Segments next_segments_, segments_;
-  bool begun_ = false;  ///< the current tile's Q is still to be copied, or the next tile to be fetched
-  int segment_ = 0, segment_end_ = 0, segment_lane_ = 0, left_ = 0, kv_head_ = 0, pair_begin_ = 0, pairs_ = 0;
-  bool gathered_ = false;
-  int table_begin_ = 0, block_ = 0, entry_ = 0, offset_ = 0, segment_left_ = 0, pair_lo_ = 0, pair_hi_ = 0;
-  int window_ = 0, window_begin_ = 0;  ///< entries of the block table, one a lane
-};
-
-// ---------------------------------------------------------------------------------------------------------- worker
-
-template <class T, int HeadDim>
-class NarrowWorker {
-  using C = Config<HeadDim>;
-  static constexpr int kSlices = C::kPadded / 16;            ///< of head_dim, one for each matrix instruction
-  static constexpr int kChunkBytes = C::kStageTokens * 128;  ///< of a stage
-
- public:
-  __device__ __forceinline__ NarrowWorker(const Arguments& arguments, std::uint32_t ring, std::uint32_t q,
-                                          NarrowStages<HeadDim>& stages)
-      : arguments_(arguments), ring_(ring), q_stage_(q), stages_(stages), lane_(threadIdx.x % kWaveLanes) {}
-
-  __device__ __forceinline__ void run() {
-    int stage = 0;
-    std::uint32_t parity = 0, q_parity = 0;
-    bool fresh = true;
-    detail::FusedTile tile;
-    while (true) {
-      barrier_wait(shared_address(&stages_.full[stage]), parity);
-      const StageInfo info = stages_.info[stage];
-      if (info.flags & kStageEnd) return;
-      if (fresh) {
-        barrier_wait(shared_address(&stages_.q_full), q_parity);
-        q_parity ^= 1;
-        tile = stages_.tile;
-        start();
-        fresh = false;
+  /// Step by step: as pieces of 16 tokens, or token by token where the step is a list of tokens, or where blocks or
+  /// places in them are no multiples of 16.
+  __device__ __forceinline__ void copy_parts(std::uint32_t full, std::uint32_t stage, int slot, int steps, bool values) {
+    const int s = lane_ / detail::kNarrowTokens, token = lane_ % detail::kNarrowTokens;
+    const int mine = min(step_ + s, window_steps_ - 1);
+    int see = word(see_, mine);
+    const int first = word(block_, mine), place = word(offset_, mine);
+    if (s >= steps) see = 0;
+    const bool single = see & kStageSingles;
+    const int tokens = see == 0 ? 0 : single ? see >> 8 & 255 : detail::kNarrowTokens;  // that are copied
+    const int bytes = tokens * C::kRowBytes;
+    const int all_bytes = word(bytes, 0) + (C::kSteps == 2 ? word(bytes, detail::kNarrowTokens) : 0);
+    if (lane_ == 0) barrier_expect(full, all_bytes);
+    __syncwarp();
+    if (token < (single ? tokens : min(tokens, 1))) {
+      int block = first, offset = place;
+      if (see & kStageByToken) {
+        const int2 listed = __ldg(reinterpret_cast<const int2*>(arguments_.plan.gathered + first + token));
+        block = divide(listed.x, arguments_.by_block_tokens);
+        offset = listed.x - block * arguments_.block_tokens;
+        const int hi = min(listed.y >> 16, pairs_);
+        asm volatile("st.shared.u16 [%0], %1;" ::"r"(pairs_of(slot, s, token)),
+                     "h"(static_cast<std::uint16_t>((listed.y & 0xffff) | hi << 8))
+                     : "memory");
+      } else if (single) {
+        const int entry = divide(place + token, arguments_.by_block_tokens);
+        block = __ldg(arguments_.plan.block_table + first + entry);
+        offset = place + token - entry * arguments_.block_tokens;
       }
-      const int columns = info.flags & (kStageLowPairs | kStageHighPairs);
-      const std::uint32_t k_stage = ring_ + stage * C::kStageBytes;
-      float scores[C::kSteps][2][4];
-      const std::uint16_t* token_pairs = stages_.token_pairs[stage];
-      if (columns == 1)
-        multiply_qk<1>(scores, k_stage, info, token_pairs);
-      else if (columns == 2)
-        multiply_qk<2>(scores, k_stage, info, token_pairs);
-      else
-        multiply_qk<3>(scores, k_stage, info, token_pairs);
-      release(stage, parity);
-      std::uint32_t weights[C::kSteps][2][2];
-      if (columns == 1)
-        softmax<1>(scores, weights);
-      else if (columns == 2)
-        softmax<2>(scores, weights);
-      else
-        softmax<3>(scores, weights);
+      const CUtensorMap* map = single ? &arguments_.k_token : &arguments_.k_run;
+      if (values) ++map;  // the map of V follows that of K
+#pragma unroll 1
+      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+        copy_kv(stage + chunk * kChunkBytes + lane_ * 128, map, full, chunk * kChunk, offset, 0, kv_head_, block,
+                see & kStageShared ? kEvictNormal : kEvictFirst);
+      }
+    }
+    __syncwarp();
+  }
 
-      barrier_wait(shared_address(&stages_.full[stage]), parity);
-      const std::uint32_t v_stage = ring_ + stage * C::kStageBytes;
-      bool written = clear_tail(v_stage, info);
-      if (columns == 1)
-        multiply_pv<1>(weights, v_stage, info);
-      else if (columns == 2)
-        multiply_pv<2>(weights, v_stage, info);
-      else
-        multiply_pv<3>(weights, v_stage, info);
-      if (info.flags & kStageLast) {
+  // ------------------------------------------------------------------------------------------------------ compute
+
+  /// Waits for the stage in a slot and works it off. @returns what the next one is
+  __device__ __forceinline__ Kind consume(Kind arrived, int slot, std::uint32_t parity) {
+    const std::uint32_t full = full_of(slot), stage = ring_ + slot * C::kStageBytes;
+    if (arrived == Kind::keys) {
+      barrier_wait(full, parity);
+#pragma unroll
+      for (int s = 0; s < C::kSteps; ++s) info_[s] = load_shared(what_of(slot) + 4 * s);
+      by_columns([&](auto columns) { multiply_qk<columns.value>(stage, slot); });
+      return Kind::values;
+    }
+    if (arrived == Kind::values) {
+      bool written = false;
+      by_columns([&](auto columns) {
+        softmax<columns.value>();
+        barrier_wait(full, parity);
+        written = clear_tail(stage);
+        multiply_pv<columns.value>(stage);
+      });
+      const bool last = any_info() & kStageLast;
+      if (last) {
         __syncwarp();
-        finish(tile, v_stage);
+        finish(stage);
         written = true;
-        fresh = true;
       }
       if (written) fence_async_proxy();
-      release(stage, parity);
+      return last ? Kind::query : Kind::keys;
     }
+    barrier_wait(full, parity);
+    start(stage, slot);
+    return Kind::keys;
   }
 
- private:
-  /// The stage has been read: it may be filled again.
-  __device__ __forceinline__ void release(int& stage, std::uint32_t& parity) {
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(shared_address(&stages_.empty[stage]));
-    if (++stage == C::kNarrowStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+  /// Flags of any of the steps.
+  [[nodiscard]] __device__ __forceinline__ int any_info() const { return info_[0] | info_[C::kSteps - 1]; }
+
+  template <int Columns>
+  struct ColumnsTag {
+    static constexpr int value = Columns;
+  };
+
+  template <class Action>
+  __device__ __forceinline__ void by_columns(Action action) {
+    const int columns = any_info() & (kStageLowPairs | kStageHighPairs);
+    if (columns == 1)
+      action(ColumnsTag<1>{});
+    else if (columns == 2)
+      action(ColumnsTag<2>{});
+    else
+      action(ColumnsTag<3>{});
   }
 
   /// Takes Q into registers and empties the softmax.
-  __device__ __forceinline__ void start() {
+  __device__ __forceinline__ void start(std::uint32_t stage, int slot) {
+    pair_begin_of_tile_ = load_shared(what_of(slot) + 16);
+    partial_begin_ = load_shared(what_of(slot) + 20);
+    sizes_ = load_shared(what_of(slot) + 24);
+    direct_ = load_shared(what_of(slot) + 28) & detail::kTileDirect;
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
       const int row = lane_ % 8 + 8 * b;
 #pragma unroll
       for (int k = 0; k < kSlices; k += 2) {
         std::uint32_t m[4];
-        load_matrices(m, q_stage_ + row * C::kRowBytes + (((k * 2 + lane_ / 8) ^ (row & 7)) << 4));
+        load_matrices(m, stage + k / 4 * kChunkBytes + row * 128 + (((k % 4 * 2 + lane_ / 8) ^ (row & 7)) << 4));
         q_[b][k][0] = m[0];
         q_[b][k][1] = m[1];
         q_[b][k + 1][0] = m[2];
@@ -519,19 +475,16 @@ class NarrowWorker {
       peak_[b][0] = peak_[b][1] = kNoPeak;
       weight_[b][0] = weight_[b][1] = 0.0f;
     }
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(shared_address(&stages_.q_empty));
   }
 
   template <int Columns>
-  __device__ __forceinline__ void multiply_qk(float (&scores)[C::kSteps][2][4], std::uint32_t stage,
-                                              const StageInfo& info, const std::uint16_t* token_pairs) {
+  __device__ __forceinline__ void multiply_qk(std::uint32_t stage, int slot) {
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) scores[s][b][i] = 0.0f;
+        for (int i = 0; i < 4; ++i) scores_[s][b][i] = 0.0f;
       }
     }
     const int row = lane_ % 8 + (lane_ / 8 % 2) * 8, half = lane_ / 16;
@@ -541,9 +494,9 @@ class NarrowWorker {
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
         std::uint32_t a[4];
-        load_matrices(a, stage + s * 2048 + place);
-        if (Columns & 1) mma_m16n8k16<T>(scores[s][0], a, q_[0][k][0], q_[0][k][1]);
-        if (Columns & 2) mma_m16n8k16<T>(scores[s][1], a, q_[1][k][0], q_[1][k][1]);
+        load_matrices(a, stage + s * kStepBytes + place);
+        if (Columns & 1) mma_m16n8k16<T>(scores_[s][0], a, q_[0][k][0], q_[0][k][1]);
+        if (Columns & 2) mma_m16n8k16<T>(scores_[s][1], a, q_[1][k][0], q_[1][k][1]);
       }
     }
     if (arguments_.transform) {
@@ -553,47 +506,44 @@ class NarrowWorker {
         for (int b = 0; b < 2; ++b) {
           if (!(Columns >> b & 1)) continue;
 #pragma unroll
-          for (int i = 0; i < 4; ++i) scores[s][b][i] = transform_score(scores[s][b][i], arguments_);
+          for (int i = 0; i < 4; ++i) scores_[s][b][i] = transform_score(scores_[s][b][i], arguments_);
         }
       }
     }
-    mask<Columns>(scores, info, token_pairs);
-  }
-
-  /// Hides a token of this lane from the pairs outside [lo, hi).
-  template <int Columns>
-  __device__ __forceinline__ void mask_token(float (&scores)[2][4], int h, int lo, int hi) {
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      if (!(Columns >> b & 1)) continue;
-      const int pair = 8 * b + 2 * (lane_ % 4);
-      if (pair < lo || pair >= hi) scores[b][2 * h] = -INFINITY;
-      if (pair + 1 < lo || pair + 1 >= hi) scores[b][2 * h + 1] = -INFINITY;
-    }
+    if (any_info() & kStageMasked) mask<Columns>(slot);
   }
 
   template <int Columns>
-  __device__ __forceinline__ void mask(float (&scores)[C::kSteps][2][4], const StageInfo& info,
-                                       const std::uint16_t* token_pairs) {
-    if (!(info.flags & kStageMasked)) return;
+  __device__ __forceinline__ void mask(int slot) {
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
-      const int tokens = (info.tokens >> (8 * s)) & 0xff;
+      const int tokens = info_[s] >> 8 & 255;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int token = lane_ / 4 + 8 * h;
-        int see = token < tokens ? info.pairs_see[s] : 0;
-        if (info.flags & kStageByToken) see = token_pairs[s * 16 + token];
-        mask_token<Columns>(scores[s], h, see & 255, see >> 8);
+        int lo = info_[s] >> 16 & 255, hi = token < tokens ? info_[s] >> 24 : 0;
+        if (info_[s] & kStageByToken) {
+          std::uint16_t see = 0;
+          if (token < tokens) asm volatile("ld.shared.u16 %0, [%1];" : "=h"(see) : "r"(pairs_of(slot, s, token)) : "memory");
+          lo = see & 255;
+          hi = see >> 8;
+        }
+#pragma unroll
+        for (int b = 0; b < 2; ++b) {
+          if (!(Columns >> b & 1)) continue;
+          const int pair = 8 * b + 2 * (lane_ % 4);
+          if (pair < lo || pair >= hi) scores_[s][b][2 * h] = -INFINITY;
+          if (pair + 1 < lo || pair + 1 >= hi) scores_[s][b][2 * h + 1] = -INFINITY;
+        }
       }
     }
   }
 
   template <int Columns>
-  __device__ __forceinline__ void softmax(float (&scores)[C::kSteps][2][4], std::uint32_t (&weights)[C::kSteps][2][2]) {
+  __device__ __forceinline__ void softmax() {
     const float scale = arguments_.weight_scale;
     // The peak may lag behind by a factor of 2^8 in the weights before the output is rescaled.
-    const float slack = __fdividef(8.0f, scale);
+    const float slack = arguments_.peak_slack;
     float highest[2][2];
     bool rescale = false;
 #pragma unroll
@@ -601,9 +551,9 @@ class NarrowWorker {
       if (!(Columns >> b & 1)) continue;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        highest[b][i] = fmaxf(scores[0][b][i], scores[0][b][2 + i]);
+        highest[b][i] = fmaxf(scores_[0][b][i], scores_[0][b][2 + i]);
         if (C::kSteps == 2) {
-          highest[b][i] = fmaxf(highest[b][i], fmaxf(scores[C::kSteps - 1][b][i], scores[C::kSteps - 1][b][2 + i]));
+          highest[b][i] = fmaxf(highest[b][i], fmaxf(scores_[C::kSteps - 1][b][i], scores_[C::kSteps - 1][b][2 + i]));
         }
         rescale |= highest[b][i] > peak_[b][i] + slack;
       }
@@ -639,63 +589,50 @@ class NarrowWorker {
       const float shift0 = -peak_[b][0] * scale, shift1 = -peak_[b][1] * scale;
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
-        const float e0 = exp2_fast(fmaf(scores[s][b][0], scale, shift0));
-        const float e1 = exp2_fast(fmaf(scores[s][b][1], scale, shift1));
-        const float e2 = exp2_fast(fmaf(scores[s][b][2], scale, shift0));
-        const float e3 = exp2_fast(fmaf(scores[s][b][3], scale, shift1));
+        const float e0 = exp2_fast(fmaf(scores_[s][b][0], scale, shift0));
+        const float e1 = exp2_fast(fmaf(scores_[s][b][1], scale, shift1));
+        const float e2 = exp2_fast(fmaf(scores_[s][b][2], scale, shift0));
+        const float e3 = exp2_fast(fmaf(scores_[s][b][3], scale, shift1));
         weight_[b][0] += e0 + e2;
         weight_[b][1] += e1 + e3;
-        weights[s][b][0] = transpose_matrix(pack<T>(e0, e1));
-        weights[s][b][1] = transpose_matrix(pack<T>(e2, e3));
+        weights_[s][b][0] = transpose_matrix(pack<T>(e0, e1));
+        weights_[s][b][1] = transpose_matrix(pack<T>(e2, e3));
       }
     }
   }
 
   template <int Columns>
-  __device__ __forceinline__ void multiply_pv(const std::uint32_t (&weights)[C::kSteps][2][2], std::uint32_t stage,
-                                              const StageInfo& info) {
-    if (C::kSteps == 2 && info.tokens > 255)
-      multiply_pv_steps<Columns, C::kSteps>(weights, stage);
-    else
-      multiply_pv_steps<Columns, 1>(weights, stage);
-  }
-
-  /// Only steps that were copied: stale shared memory may hold NaN, and 0 * NaN is NaN.
-  template <int Columns, int Steps>
-  __device__ __forceinline__ void multiply_pv_steps(const std::uint32_t (&weights)[C::kSteps][2][2],
-                                                    std::uint32_t stage) {
+  __device__ __forceinline__ void multiply_pv(std::uint32_t stage) {
     const int row = lane_ % 8 + lane_ / 16 * 8, half = lane_ / 8 % 2;
 #pragma unroll
     for (int j = 0; j < kSlices; ++j) {
       const std::uint32_t place = j / 4 * kChunkBytes + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
-      for (int s = 0; s < Steps; ++s) {
+      for (int s = 0; s < C::kSteps; ++s) {
         std::uint32_t a[4];
-        load_matrices_transposed(a, stage + s * 2048 + place);
-        if (Columns & 1) mma_m16n8k16<T>(output_[0][j], a, weights[s][0][0], weights[s][0][1]);
-        if (Columns & 2) mma_m16n8k16<T>(output_[1][j], a, weights[s][1][0], weights[s][1][1]);
+        load_matrices_transposed(a, stage + s * kStepBytes + place);
+        if (Columns & 1) mma_m16n8k16<T>(output_[0][j], a, weights_[s][0][0], weights_[s][0][1]);
+        if (Columns & 2) mma_m16n8k16<T>(output_[1][j], a, weights_[s][1][0], weights_[s][1][1]);
       }
     }
   }
 
   /// Zeroes V beyond the tokens of a step: other nodes' tokens, or memory that nothing was written to yet.
-  __device__ __forceinline__ bool clear_tail(std::uint32_t stage, const StageInfo& info) {
-    if (!(info.flags & kStageMasked)) return false;
+  __device__ __forceinline__ bool clear_tail(std::uint32_t stage) {
+    if (!(any_info() & kStageMasked)) return false;
     bool cleared = false;
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
-      const int tokens = (info.tokens >> (8 * s)) & 0xff;
-      if (tokens == 0 || tokens == detail::kNarrowTokens) continue;
+      const int tokens = info_[s] >> 8 & 255;
+      if (tokens == detail::kNarrowTokens) continue;
       const int words = (detail::kNarrowTokens - tokens) * 8;  // of 16 bytes, in each chunk
 #pragma unroll 1
-      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-#pragma unroll 1
-        for (int i = lane_; i < words; i += kWaveLanes) {
-          asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(stage + chunk * kChunkBytes + s * 2048 +
-                                                                        tokens * 128 + i * 16),
-                       "r"(0)
-                       : "memory");
-        }
+      for (int i = lane_; i < words * C::kChunks; i += kWaveLanes) {
+        const int chunk = i / words;
+        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(stage + s * kStepBytes + chunk * kChunkBytes +
+                                                                      tokens * 128 + (i - chunk * words) * 16),
+                     "r"(0)
+                     : "memory");
       }
       cleared = true;
     }
@@ -704,13 +641,14 @@ class NarrowWorker {
   }
 
   /// Normalises and stores the tile's rows, through the stage it has just read.
-  __device__ __forceinline__ void finish(const detail::FusedTile& tile, std::uint32_t stage) {
+  __device__ __forceinline__ void finish(std::uint32_t stage) {
     const int quad = lane_ / 4, quad_lane = lane_ % 4;
-    const bool direct = tile.flags & detail::kTileDirect;
+    const int tile_pairs = sizes_ & 0xffff, tile_head = static_cast<unsigned>(sizes_) >> 16;
+    const bool direct = direct_;
     constexpr int kWords = C::kRowBytes / 16;  ///< 16-byte words of a row
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
-      if (b == 1 && tile.pairs <= 8) break;
+      if (b == 1 && tile_pairs <= 8) break;
       float inverse[2], lse[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -735,13 +673,13 @@ class NarrowWorker {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int pair = 8 * b + 2 * quad_lane + i;
-          if (pair < tile.pairs) {
+          if (pair < tile_pairs) {
             if (direct) {
               if (arguments_.lse) {
-                store_lse(arguments_, locate_pair(arguments_, tile.pair_begin + pair, tile.kv_head), lse[i]);
+                store_lse(arguments_, locate_pair(arguments_, pair_begin_of_tile_ + pair, tile_head), lse[i]);
               }
             } else {
-              arguments_.plan.partial_lse[tile.partial_begin + pair] = lse[i];
+              arguments_.plan.partial_lse[partial_begin_ + pair] = lse[i];
             }
           }
         }
@@ -750,21 +688,21 @@ class NarrowWorker {
     __syncwarp();
     if (direct) {
 #pragma unroll 1
-      for (int index = lane_; index < tile.pairs * kWords; index += kWaveLanes) {
+      for (int index = lane_; index < tile_pairs * kWords; index += kWaveLanes) {
         const int row = index / kWords, word = index % kWords;
         if (word * 8 < HeadDim) {
-          T* target = out_of<T>(arguments_, locate_pair(arguments_, tile.pair_begin + row, tile.kv_head));
-          *reinterpret_cast<uint4*>(target + word * 8) = staged_word(stage, row, word);
+          T* target = out_of<T>(arguments_, locate_pair(arguments_, pair_begin_of_tile_ + row, tile_head));
+          store_words(target + word * 8, staged_word(stage, row, word));
         }
       }
       return;
     }
-    T* target = static_cast<T*>(arguments_.plan.partial_out) + static_cast<std::int64_t>(tile.partial_begin) * HeadDim;
-#pragma unroll
+    T* target = static_cast<T*>(arguments_.plan.partial_out) + static_cast<std::int64_t>(partial_begin_) * HeadDim;
+#pragma unroll 4
     for (int i = 0; i < 16 * kWords / kWaveLanes; ++i) {
       const int index = lane_ + i * kWaveLanes, row = index / kWords, word = index % kWords;
-      if (row < tile.pairs && word * 8 < HeadDim) {
-        *reinterpret_cast<uint4*>(target + row * HeadDim + word * 8) = staged_word(stage, row, word);
+      if (row < tile_pairs && word * 8 < HeadDim) {
+        store_words(target + row * HeadDim + word * 8, staged_word(stage, row, word));
       }
     }
   }
@@ -779,10 +717,31 @@ class NarrowWorker {
   }
 
   const Arguments& arguments_;
-  const std::uint32_t ring_, q_stage_;
-  NarrowStages<HeadDim>& stages_;
+  NarrowList& list_;
+  const std::uint32_t ring_;
+  const std::uint32_t stages_;  ///< NarrowStages
   const int lane_;
+
+  // Issuing. Words and what they point to: of the tile that is issued, the next one, and the one after it.
+  int words_, next_words_, later_words_;
+  bool next_valid_ = false, later_valid_ = false;
+  int ticket_ = 0;
+  bool queued_ = false;
+  int row_, next_row_;  ///< of the pairs that this lane copies
+  Segments next_segments_;
+  int segment_ = 0, segment_end_ = 0, skip_ = 0, left_ = 0, pair_begin_ = 0, pairs_ = 0, kv_head_ = 0;
+  bool gathered_ = false;
+  Kind kind_ = Kind::none;     ///< of the stage to issue
+  int step_ = 0, window_steps_ = 0;    ///< of the window
+  int block_, offset_, see_;   ///< of this lane's step; where singles: entry of the block table, place from there
+
+  // Computing.
+  int pair_begin_of_tile_, partial_begin_, sizes_;  ///< of the tile that is computed
+  bool direct_;
+  int info_[C::kSteps];
   std::uint32_t q_[2][kSlices][2];
+  float scores_[C::kSteps][2][4];
+  std::uint32_t weights_[C::kSteps][2][2];
   float output_[2][kSlices][4];
   float peak_[2][2];
   float weight_[2][2];

@@ -1,6 +1,6 @@
 #pragma once
-// Wide tiles: up to 128 pairs of one node, bound by the matrix units. One producer warp fills stages of K and V with
-// the copy engine; two consumer warpgroups hold 64 pairs each, scores = Q K^T and output += P V by wgmma. While one
+// Wide tiles: up to 128 pairs of a node or a chain of nodes, bound by the matrix units. Four warps fill stages of K and V
+// with the copy engine; two consumer warpgroups hold 64 pairs each, scores = Q K^T and output += P V by wgmma. While one
 // warpgroup computes softmax, the other has the matrix units (the barriers kTurn), and within a warpgroup the scores of
 // the next stage are in flight beside the second product of this one.
 
@@ -13,8 +13,7 @@ namespace espalier::gpu::sm90 {
 enum NamedBarrier : int {
   kTurn = 1,   ///< and 2: the turn of each consumer warpgroup on the matrix units
   kGroup = 4,  ///< and 5: within a consumer warpgroup
-  kBlock = 6,  ///< all threads: the wide tiles are done, their shared memory is free
-  kFeeders = 7
+  kConsumers = 6  ///< all computing warps: the wide tiles are done, their shared memory is free
 };
 
 /// Warps 0 and 1 feed K and Q, warps 2 and 3 feed V, each the chunks whose number has its parity: issuing copies takes a
@@ -77,75 +76,90 @@ class WideFeeder {
   __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
     const int4 first = __ldg(reinterpret_cast<const int4*>(tile));
     const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
-    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + first.x));
     pair_begin_ = second.x;
     pairs_ = second.z & 0xffff;
     kv_head_ = static_cast<unsigned>(second.z) >> 16;
+    tokens_ = first.w;
+    segment_ = first.x;
+    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + segment_));
     table_begin_ = segment.x;
     place_ = segment.z + first.z;
-    tokens_ = first.w;
+    segment_left_ = segment.w - first.z;
     const int page = arguments_.page_tokens;
-    paged_ = page > 0 && (place_ & (page - 1)) == 0;
-    if (paged_) find_page(0);
+    paged_ = page > 0 && (place_ & (page - 1)) == 0 && first.y == first.x + 1;
+    if (paged_)
+      find_page(0);
+    else
+      pieces_ = walk<false>(min(C::kWideTokens, tokens_), lane_);
     if (!values_) find_rows();
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int begin, int end) {
-    const CUtensorMap* page_map = values_ ? &arguments_.v_page : &arguments_.k_page;
-    const CUtensorMap* token_map = values_ ? &arguments_.v_token : &arguments_.k_token;
-    std::uint64_t* full_barriers = values_ ? memory_.barriers->v_full : memory_.barriers->k_full;
-    std::uint64_t* empty_barriers = values_ ? memory_.barriers->v_empty : memory_.barriers->k_empty;
-    const int page = arguments_.page_tokens, page_bytes = page * 128;
-    const int page_shift = page > 0 ? 31 - __clz(page) : 0;
-    int stage = 0;
-    std::uint32_t parity = 0, q_parity = 0;
     for (int number = begin; number < end; ++number) {
       if (number > begin) prepare(tiles + number);
-      for (int first = 0; first < tokens_; first += C::kWideTokens) {
-        const std::uint32_t full = shared_address(full_barriers + stage);
-        const std::uint32_t destination =
-            (values_ ? memory_.v(stage) : memory_.k(stage)) + part_ * C::kWideTokens * 128;
-        const int tokens = min(C::kWideTokens, tokens_ - first);
-        const int block = page_block_, offset = page_offset_;
-        if (paged_ && first + C::kWideTokens < tokens_) find_page(first + C::kWideTokens);
-        barrier_wait(shared_address(empty_barriers + stage), parity ^ 1);
-        if (paged_) {
-          const int pages = (tokens + page - 1) >> page_shift;
-          if (lane_ == 0) barrier_expect(full, pages * page_bytes * chunks_);
-          __syncwarp();
-          if (lane_ < pages) {
-#pragma unroll
-            for (int c = 0; c < (C::kChunks + 1) / 2; ++c) {
-              if (c < chunks_) {
-                copy_kv(destination + c * 2 * C::kWideTokens * 128 + lane_ * page_bytes, page_map, full,
-                        (2 * c + part_) * kChunk, offset, 0, kv_head_, block, kEvictNormal);
-              }
-            }
-          }
-        } else {
-          copy_tokens(token_map, destination, full, first, tokens);
-        }
-        if (first == 0 && !values_) {
-          barrier_wait(shared_address(&memory_.barriers->q_empty), q_parity ^ 1);
-          q_parity ^= 1;
-          copy_q_rows();
-        }
-        if (++stage == C::kWideStages) {
-          stage = 0;
-          parity ^= 1;
-        }
-      }
+      if (paged_)
+        feed<true>();
+      else
+        feed<false>();
     }
   }
 
  private:
+  /// The stages of a tile.
+  template <bool Paged>
+  __device__ __forceinline__ void feed() {
+    const CUtensorMap* page_map = values_ ? &arguments_.v_page : &arguments_.k_page;
+    const std::uint32_t full_barriers =
+        shared_address(values_ ? memory_.barriers->v_full : memory_.barriers->k_full);
+    const std::uint32_t empty_barriers =
+        shared_address(values_ ? memory_.barriers->v_empty : memory_.barriers->k_empty);
+    const int page = arguments_.page_tokens;
+#pragma unroll 1
+    for (int first = 0; first < tokens_; first += C::kWideTokens) {
+      const std::uint32_t full = full_barriers + stage_ * 8;
+      const std::uint32_t destination =
+          (values_ ? memory_.v(stage_) : memory_.k(stage_)) + part_ * C::kWideTokens * 128;
+      const int left = tokens_ - first, tokens = min(C::kWideTokens, left);
+      if (Paged) {
+        const int block = piece_block_, offset = piece_offset_;
+        if (left > C::kWideTokens) find_page(first + C::kWideTokens);
+        barrier_wait(empty_barriers + stage_ * 8, parity_ ^ 1);
+        const int pages = (tokens + page - 1) >> (31 - __clz(page));
+        if (lane_ == 0) barrier_expect(full, pages * page * 128 * chunks_);
+        __syncwarp();
+        if (lane_ < pages) {
+#pragma unroll
+          for (int c = 0; c < (C::kChunks + 1) / 2; ++c) {
+            if (c < chunks_) {
+              copy_kv(destination + c * 2 * C::kWideTokens * 128 + lane_ * page * 128, page_map, full,
+                      (2 * c + part_) * kChunk, offset, 0, kv_head_, block, kEvictNormal);
+            }
+          }
+        }
+      } else {
+        barrier_wait(empty_barriers + stage_ * 8, parity_ ^ 1);
+        copy_pieces(destination, full, tokens);
+        if (left > C::kWideTokens) pieces_ = walk<false>(min(C::kWideTokens, left - C::kWideTokens), lane_);
+      }
+      if (first == 0 && !values_) {
+        barrier_wait(shared_address(&memory_.barriers->q_empty), q_parity_ ^ 1);
+        q_parity_ ^= 1;
+        copy_q_rows();
+      }
+      if (++stage_ == C::kWideStages) {
+        stage_ = 0;
+        parity_ ^= 1;
+      }
+    }
+  }
+
   /// The page of this lane in the stage that begins at a token of the tile.
   __device__ __forceinline__ void find_page(int first) {
     const int token = first + lane_ * arguments_.page_tokens;
     if (token >= tokens_ || token >= first + C::kWideTokens) return;
     const int entry = divide(place_ + token, arguments_.by_block_tokens);
-    page_offset_ = place_ + token - entry * arguments_.block_tokens;
-    page_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
+    piece_offset_ = place_ + token - entry * arguments_.block_tokens;
+    piece_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
   }
 
   /// Whether one copy can bring all rows of Q: they follow one another for the caller, too.
@@ -164,22 +178,66 @@ class WideFeeder {
     rows_together_ = __all_sync(kAllLanes, together);
   }
 
-  /// Token by token, where blocks or the place of the node in them fit no page.
-  __device__ __forceinline__ void copy_tokens(const CUtensorMap* map, std::uint32_t destination, std::uint32_t full,
-                                              int first, int tokens) {
+  /// Where a stage holds tokens of several segments, or no whole pages: pieces of 16 tokens that lie in one block, and
+  /// the single tokens around them. Finds piece `number` of the next stage, and with `Move` goes on behind the stage.
+  /// @returns the pieces of the stage
+  template <bool Move>
+  __device__ __forceinline__ int walk(int tokens, int number) {
+    int segment = segment_, table_begin = table_begin_, place = place_, segment_left = segment_left_;
+    int row = 0, pieces = 0;
+#pragma unroll 1
+    while (row < tokens) {
+      if (segment_left == 0) {
+        const int4 words = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + ++segment));
+        table_begin = words.x;
+        place = words.z;
+        segment_left = words.w;
+      }
+      const int now = min(tokens - row, segment_left);
+      if (!Move) {
+        const int head = arguments_.page_tokens > 0 ? min(now, -place & 15) : now;
+        const int runs = (now - head) / 16, i = number - pieces;
+        const int count = now - 15 * runs;
+        if (i >= 0 && i < count) {
+          piece_run_ = i < runs;
+          const int token = i < runs ? head + 16 * i : i - runs < head ? i - runs : 15 * runs + i;
+          const int entry = divide(place + token, arguments_.by_block_tokens);
+          piece_row_ = row + token;
+          piece_offset_ = place + token - entry * arguments_.block_tokens;
+          piece_block_ = __ldg(arguments_.plan.block_table + table_begin + entry);
+        }
+        pieces += count;
+      }
+      row += now;
+      place += now;
+      segment_left -= now;
+    }
+    if (Move) {
+      segment_ = segment;
+      table_begin_ = table_begin;
+      place_ = place;
+      segment_left_ = segment_left;
+    }
+    return pieces;
+  }
+
+  /// Copies the pieces of the next stage, of which the first 32 have been found.
+  __device__ __forceinline__ void copy_pieces(std::uint32_t destination, std::uint32_t full, int tokens) {
+    const CUtensorMap* run_map = values_ ? &arguments_.v_run : &arguments_.k_run;
+    const CUtensorMap* token_map = values_ ? &arguments_.v_token : &arguments_.k_token;
     if (lane_ == 0) barrier_expect(full, tokens * 128 * chunks_);
     __syncwarp();
 #pragma unroll 1
-    for (int i = lane_; i < tokens; i += kWaveLanes) {
-      const int place = place_ + first + i, entry = divide(place, arguments_.by_block_tokens);
-      const int block = __ldg(arguments_.plan.block_table + table_begin_ + entry);
+    for (int number = lane_; number < pieces_; number += kWaveLanes) {
+      if (number >= kWaveLanes) walk<false>(tokens, number);
 #pragma unroll 1
       for (int c = 0; c < chunks_; ++c) {
-        copy_kv(destination + c * 2 * C::kWideTokens * 128 + i * 128, map, full, (2 * c + part_) * kChunk,
-                place - entry * arguments_.block_tokens, 0, kv_head_, block, kEvictNormal);
+        copy_kv(destination + c * 2 * C::kWideTokens * 128 + piece_row_ * 128, piece_run_ ? run_map : token_map, full,
+                (2 * c + part_) * kChunk, piece_offset_, 0, kv_head_, piece_block_, kEvictNormal);
       }
     }
     __syncwarp();
+    walk<true>(tokens, 0);
   }
 
   __device__ __forceinline__ void copy_q_rows() {
@@ -218,9 +276,14 @@ class WideFeeder {
   const int part_;    ///< parity of its chunks
   const int chunks_;  ///< how many they are
   int pair_begin_ = 0, pairs_ = 0, kv_head_ = 0;
-  int table_begin_ = 0, place_ = 0, tokens_ = 0;
-  bool paged_ = false;
-  int page_block_ = 0, page_offset_ = 0;
+  int stage_ = 0;
+  std::uint32_t parity_ = 0, q_parity_ = 0;
+  int segment_ = 0, table_begin_ = 0, place_ = 0, segment_left_ = 0;  ///< the cursor; fixed while `paged_`
+  int tokens_ = 0;
+  bool paged_ = false;                      ///< one segment, whole pages: each lane has a page
+  int piece_block_ = 0, piece_offset_ = 0;  ///< the page or piece of this lane in the next stage
+  int piece_row_ = 0, pieces_ = 0;
+  bool piece_run_ = false;
   bool rows_together_ = false;
   int first_row_ = 0;
 };
@@ -351,13 +414,18 @@ class WideConsumer {
   }
 
   __device__ __forceinline__ void find_limits(const detail::FusedTile* tile) {
-    const int2 own = __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + tile->segment_begin) + 3);
+    int before = -tile->skip;  // tokens of the tile in front of its last segment
+#pragma unroll 1
+    for (int segment = tile->segment_begin; segment < tile->segment_end - 1; ++segment) {
+      before += __ldg(&arguments_.plan.segments[segment].tokens);
+    }
+    const int2 own = __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + tile->segment_end - 1) + 3);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = divide(tile->pair_begin + min(row_of_thread(half), tile->pairs - 1), arguments_.by_group);
       if (row < own.x) {
-        const int visible = __ldg(arguments_.plan.row_visible + row) - own.y - tile->skip;
-        limit_[half] = max(min(visible, tile->tokens), 0);
+        const int visible = max(__ldg(arguments_.plan.row_visible + row) - own.y, 0);
+        limit_[half] = max(min(before + visible, tile->tokens), 0);
       }
     }
   }

@@ -24,8 +24,8 @@ struct PlannerConfig {
   // Costs in microseconds, measured on the H200.
   double wide_block = 1.72;         ///< 128 pairs x 128 tokens on one multiprocessor
   double wide_fixed_blocks = -1;    ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
-  double narrow_rate = -1;          ///< GB/s that one multiprocessor streams; -1: 60, 70 above large_bytes
-  double narrow_fixed_steps = 3.3;  ///< a narrow piece's fixed cost in steps
+  double narrow_rate = 50;          ///< GB/s that one multiprocessor streams
+  double narrow_fixed_steps = 5;    ///< a narrow piece's fixed cost in steps
   double memory_rate = 4000;        ///< GB/s of all of them
   double turn = -1;                 ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
   double partial_bytes = 512;       ///< written and read for one partial
@@ -320,7 +320,6 @@ class FusedPlanner {
     narrow_bytes_ = bytes;
     const bool large = bytes > config_.large_bytes;
     if (config_.wide_fixed_blocks < 0) config_.wide_fixed_blocks = large ? 1 : 0.5;
-    if (config_.narrow_rate < 0) config_.narrow_rate = large ? 70 : 60;
     if (config_.turn < 0) config_.turn = large ? 10 : 6;
     if (!large) config_.queue_share = 0;
   }

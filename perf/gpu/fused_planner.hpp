@@ -22,15 +22,15 @@ struct PlannerConfig {
   int workers = 132;
   int query_heads = 32, kv_heads = 8, head_dim = 128;
   // Costs in microseconds, measured on the H200.
-  double wide_block = 1.72;         ///< 128 pairs x 128 tokens on one multiprocessor
-  double wide_fixed_blocks = -1;    ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
-  double narrow_rate = 50;          ///< GB/s that one multiprocessor streams
-  double narrow_fixed_steps = 5;    ///< a narrow piece's fixed cost in steps
-  double memory_rate = 4000;        ///< GB/s of all of them
-  double turn = -1;                 ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
-  double partial_bytes = 512;       ///< written and read for one partial
-  double large_bytes = 120e6;       ///< narrow bytes above which memory is saturated for long
-  double queue_share = 0.4;         ///< of the narrow tiles, where narrow bytes are above large_bytes
+  double wide_block = 1.72;       ///< 128 pairs x 128 tokens on one multiprocessor
+  double wide_fixed_blocks = -1;  ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
+  double narrow_rate = 50;        ///< GB/s that one multiprocessor streams
+  double narrow_fixed_steps = 5;  ///< a narrow piece's fixed cost in steps
+  double memory_rate = 4000;      ///< GB/s of all of them
+  double turn = -1;               ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
+  double partial_bytes = 512;     ///< written and read for one partial
+  double large_bytes = 120e6;     ///< narrow bytes above which memory is saturated for long
+  double queue_share = 0.4;       ///< of the narrow tiles, where narrow bytes are above large_bytes
   int gang = 8;           ///< at most this many row tiles of one node walk its KV together on neighbouring workers
   bool chains = true;     ///< absorb wide nodes into the tiles of their children
   int short_tokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
@@ -138,8 +138,7 @@ class FusedPlanner {
       const int rows = tree_.row_end[at(i)] - tree_.row_begin[at(i)], parent = tree_.parent[at(i)];
       absorbed_[at(i)] = config_.chains && child_rows[at(i)] == rows && child_tiles[at(i)] == tiles(i) &&
                          tree_.tokens[at(i)] + child_tokens[at(i)] >= config_.short_tokens;
-      const bool long_enough =
-          tree_.tokens[at(i)] >= config_.short_tokens || (parent >= 0 && absorbed_[at(parent)]);
+      const bool long_enough = tree_.tokens[at(i)] >= config_.short_tokens || (parent >= 0 && absorbed_[at(parent)]);
       if (absorbed_[at(i)])
         kind_[at(i)] = Kind::wide;
       else if (tree_.tokens[at(i)] > 0 || long_enough)
@@ -187,8 +186,8 @@ class FusedPlanner {
       const int pairs = pairs_of(i), blocks = (chains_[at(c)].tokens + 127) / 128;
       for (int head = 0; head < config_.kv_heads; ++head) {
         for (int pair = 0; pair < pairs; pair += gang_ * detail::kWidePairs) {
-          wide_.push_back(
-              {c, head, tree_.row_begin[at(i)] * group_ + pair, std::min(pairs - pair, gang_ * detail::kWidePairs), blocks});
+          wide_.push_back({c, head, tree_.row_begin[at(i)] * group_ + pair,
+                           std::min(pairs - pair, gang_ * detail::kWidePairs), blocks});
         }
       }
     }

@@ -9,7 +9,7 @@
 
 namespace espalier::gpu::sm90 {
 
-inline constexpr int kThreads = 384;  ///< three warpgroups: wide tiles are fed by the first, computed by the others
+inline constexpr int kThreads = 384;    ///< three warpgroups: wide tiles are fed by the first, computed by the others
 inline constexpr int kNarrowWarps = 8;  ///< those that compute
 inline constexpr int kChunk = 64;       ///< elements of one 128-byte swizzled row
 

@@ -31,7 +31,7 @@ template <int HeadDim>
 struct NarrowStages {
   using C = Config<HeadDim>;
   std::uint64_t full[C::kNarrowStages];
-  int what[C::kNarrowStages][8];                                                   ///< of K: the word of each step; of Q: the tile
+  int what[C::kNarrowStages][8];  ///< of K: the word of each step; of Q: the tile
   std::uint16_t token_pairs[C::kNarrowStages][C::kSteps][detail::kNarrowTokens];  ///< lo | hi << 8, where kStageByToken
 
   static constexpr std::uint32_t kWhat = C::kNarrowStages * 8;
@@ -123,7 +123,9 @@ class NarrowWorker {
 
   using S = NarrowStages<HeadDim>;
   [[nodiscard]] __device__ __forceinline__ std::uint32_t full_of(int slot) const { return stages_ + slot * 8; }
-  [[nodiscard]] __device__ __forceinline__ std::uint32_t what_of(int slot) const { return stages_ + S::kWhat + slot * 32; }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t what_of(int slot) const {
+    return stages_ + S::kWhat + slot * 32;
+  }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t pairs_of(int slot, int s, int token) const {
     return stages_ + S::kTokenPairs + ((slot * C::kSteps + s) * detail::kNarrowTokens + token) * 2;
   }
@@ -298,7 +300,8 @@ class NarrowWorker {
     }
     if (left_ == 0 && lane_ == window_steps_ - 1) see_ |= kStageLast;
     if (arguments_.stage_copies) {  // neighbouring steps of a block
-      const int next_block = __shfl_down_sync(kAllLanes, block_, 1), next_offset = __shfl_down_sync(kAllLanes, offset_, 1);
+      const int next_block = __shfl_down_sync(kAllLanes, block_, 1),
+                next_offset = __shfl_down_sync(kAllLanes, offset_, 1);
       const bool joined = lane_ + 1 < window_steps_ && next_block == block_ &&
                           next_offset == offset_ + detail::kNarrowTokens && (C::kSteps == 1 || lane_ % 2 == 0);
       if (!(see_ & kStageSingles) && (C::kSteps == 1 || joined)) see_ |= kStageWhole;
@@ -358,7 +361,8 @@ class NarrowWorker {
 
   /// Step by step: as pieces of 16 tokens, or token by token where the step is a list of tokens, or where blocks or
   /// places in them are no multiples of 16.
-  __device__ __forceinline__ void copy_parts(std::uint32_t full, std::uint32_t stage, int slot, int steps, bool values) {
+  __device__ __forceinline__ void copy_parts(std::uint32_t full, std::uint32_t stage, int slot, int steps,
+                                             bool values) {
     const int s = lane_ / detail::kNarrowTokens, token = lane_ % detail::kNarrowTokens;
     const int mine = min(step_ + s, window_steps_ - 1);
     int see = word(see_, mine);
@@ -524,7 +528,8 @@ class NarrowWorker {
         int lo = info_[s] >> 16 & 255, hi = token < tokens ? info_[s] >> 24 : 0;
         if (info_[s] & kStageByToken) {
           std::uint16_t see = 0;
-          if (token < tokens) asm volatile("ld.shared.u16 %0, [%1];" : "=h"(see) : "r"(pairs_of(slot, s, token)) : "memory");
+          if (token < tokens)
+            asm volatile("ld.shared.u16 %0, [%1];" : "=h"(see) : "r"(pairs_of(slot, s, token)) : "memory");
           lo = see & 255;
           hi = see >> 8;
         }
@@ -731,9 +736,9 @@ class NarrowWorker {
   Segments next_segments_;
   int segment_ = 0, segment_end_ = 0, skip_ = 0, left_ = 0, pair_begin_ = 0, pairs_ = 0, kv_head_ = 0;
   bool gathered_ = false;
-  Kind kind_ = Kind::none;     ///< of the stage to issue
-  int step_ = 0, window_steps_ = 0;    ///< of the window
-  int block_, offset_, see_;   ///< of this lane's step; where singles: entry of the block table, place from there
+  Kind kind_ = Kind::none;           ///< of the stage to issue
+  int step_ = 0, window_steps_ = 0;  ///< of the window
+  int block_, offset_, see_;         ///< of this lane's step; where singles: entry of the block table, place from there
 
   // Computing.
   int pair_begin_of_tile_, partial_begin_, sizes_;  ///< of the tile that is computed

@@ -11,8 +11,8 @@ namespace espalier::gpu::sm90 {
 
 /// Named barriers of the block.
 enum NamedBarrier : int {
-  kTurn = 1,   ///< and 2: the turn of each consumer warpgroup on the matrix units
-  kGroup = 4,  ///< and 5: within a consumer warpgroup
+  kTurn = 1,      ///< and 2: the turn of each consumer warpgroup on the matrix units
+  kGroup = 4,     ///< and 5: within a consumer warpgroup
   kConsumers = 6  ///< all computing warps: the wide tiles are done, their shared memory is free
 };
 
@@ -109,8 +109,7 @@ class WideFeeder {
   template <bool Paged>
   __device__ __forceinline__ void feed() {
     const CUtensorMap* page_map = values_ ? &arguments_.v_page : &arguments_.k_page;
-    const std::uint32_t full_barriers =
-        shared_address(values_ ? memory_.barriers->v_full : memory_.barriers->k_full);
+    const std::uint32_t full_barriers = shared_address(values_ ? memory_.barriers->v_full : memory_.barriers->k_full);
     const std::uint32_t empty_barriers =
         shared_address(values_ ? memory_.barriers->v_empty : memory_.barriers->k_empty);
     const int page = arguments_.page_tokens;

@@ -300,7 +300,7 @@ TEST_CASE("a launch that fails is an error with the runtime's words", "[kernel][
 
 TEST_CASE("validate finds a kernel that is wrong, and runs only those it is asked for", "[kernel][validate]") {
   const auto validated = [](const std::string& name) {
-    calls.spoils_lse = name == "test-b";
+    calls = {.spoils_lse = name == "test-b"};
     std::vector<KernelValidation> found = validate_kernels(Exec(), {.kernel = name, .quick = true});
     calls = {};
     REQUIRE(found.size() == 1);

@@ -22,12 +22,13 @@ if(ESPALIER_HIP_COMPILER AND ESPALIER_HIP_INCLUDE_DIR AND ESPALIER_HIP_DEVICE_LI
 else()
   set(has_compiler OFF)
 endif()
-if(espalier_device STREQUAL "hip")
+if(espalier_device STREQUAL "hip" AND ESPALIER_FUSED)
   if(NOT has_compiler)
     message(
       FATAL_ERROR
         "espalier needs a compiler of HIP kernels, HIP's headers and ROCm's device libraries: set ESPALIER_HIP_COMPILER, "
-        "ESPALIER_HIP_INCLUDE_DIR (holds hip/hip_runtime.h) and ESPALIER_HIP_DEVICE_LIBRARY_DIR (holds ockl.bc)"
+        "ESPALIER_HIP_INCLUDE_DIR (holds hip/hip_runtime.h) and ESPALIER_HIP_DEVICE_LIBRARY_DIR (holds ockl.bc), or "
+        "ESPALIER_FUSED to OFF"
     )
   endif()
   set(ESPALIER_HIP_KERNELS linked)

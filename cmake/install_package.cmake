@@ -17,7 +17,7 @@ if(ESPALIER_BUILD_CLI)
 endif()
 
 set(espalier_fused OFF)
-if(ESPALIER_CUDA_KERNELS STREQUAL "linked")
+if(ESPALIER_CUDA_KERNELS STREQUAL "linked" OR ESPALIER_HIP_KERNELS STREQUAL "linked")
   set(espalier_fused ON)
 endif()
 get_target_property(espalier_library_type espalier TYPE)

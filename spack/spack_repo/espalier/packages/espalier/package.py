@@ -57,6 +57,7 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
         depends_on(f"kokkos+rocm amdgpu_target={target}", when=f"+rocm amdgpu_target={target}")
 
     conflicts("+cuda", when="+rocm", msg="Kokkos has one device backend, and so has espalier")
+    conflicts("+fused", when="+rocm", msg="where Spack keeps HIP's device libraries is untried")
     conflicts("cuda_arch=none", when="+cuda", msg="name the GPU: cuda_arch=90 for H100 or H200")
     conflicts("amdgpu_target=none", when="+rocm", msg="name it: amdgpu_target=gfx942 for MI300")
     conflicts("%gcc@:11", msg="espalier is written in C++20: GCC knows enough of it from 12")

@@ -96,7 +96,9 @@ Command add_validate(CLI::App& app) {
       "Small trees of every kind, groups of 1, 4, 5 and 8 query heads, every head size, type and strategy that a "
       "kernel\n"
       "supports, blocks of 1 to 256 tokens. 'error' is |out - oracle| / |oracle|, the largest of all problems; 'of\n"
-      "allowed' also covers single elements and lse. Exit code 1 if a kernel is wrong.");
+      "allowed' also covers single elements and lse. Exit code 1 if a kernel is wrong. Kernels that are emulated on "
+      "the CPU\n"
+      "('espalier info' names them) take minutes each: '--kernel portable' leaves them out.");
   return [options] { return validate(*options); };
 }
 

@@ -48,7 +48,8 @@ TEST_CASE("the tool tells its version") {
 
 TEST_CASE("wrong options are told in one line that points to the help") {
   expects_refusal(run_tool({}), {"subcommand", "'espalier --help'"});
-  expects_refusal(run_tool({"prune"}), {"'prune'", "info, demo, replay, attend, plan, calibrate", "'espalier --help'"});
+  expects_refusal(run_tool({"prune"}),
+                  {"'prune'", "info, demo, replay, attend, plan, validate, calibrate", "'espalier --help'"});
   expects_refusal(run_tool({"--fast"}), {"'--fast'", "'espalier --help'"});
   expects_refusal(run_tool({"info", "--fast"}), {"--fast", "'espalier info --help'"});
   expects_refusal(run_tool({"demo", "--steps"}), {"--steps", "'espalier demo --help'"});

@@ -2,6 +2,7 @@
 # in front of Kokkos' own on the include path. Kokkos' library has no HIP in it, so that what was compiled with them cannot
 # be linked.
 #   cmake -Dkokkos=INCLUDE_DIR -Darchitecture=gfx942 -Doutput=DIR -P kokkos_headers.cmake
+cmake_minimum_required(VERSION 3.25)
 
 foreach(kind IN ITEMS Declare Fwd)
   string(TOLOWER ${kind} folder)

@@ -81,7 +81,8 @@ void with_recipe(const PlanConfig& config, const CutContext& context, void* scra
       return body(CutRecipe<FastTreeCut>{context, {cuts.fasttree, config.heads.kv_heads}, memory});
     case PlanStrategy::automatic:
       return body(CutRecipe<AutomaticCut>{
-          context, detail::tile_cost_of(*config.cost_model, config.heads, config.scalar), memory});
+          context, detail::tile_cost_of(config.cost_model.value_or(kCpuCostModel), config.heads, config.scalar),
+          memory});
   }
 }
 

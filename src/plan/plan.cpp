@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <queue>
@@ -52,7 +53,7 @@ using plan::kRunsOnHost;
 using plan::kWorkersPerThread;
 using plan::TileRule;
 
-const PlanConfig& checked(const PlanConfig& config) {
+PlanConfig checked(const PlanConfig& config) {
   const HeadShape& heads = config.heads;
   expects(heads.kv_heads >= 1 && heads.kv_heads <= 32767, ErrorCode::invalid_argument, "plan: kv_heads is ",
           heads.kv_heads, ", expected 1 to 32767");
@@ -184,7 +185,7 @@ struct Plan<Exec>::Impl {
   PlanConfig config;
   bool updated = false;
   detail::TreeView tree{};
-  std::optional<plan::StreamPlan<Exec>> streams;  // instead of all that follows
+  std::unique_ptr<plan::StreamPlan<Exec>> streams;  // instead of all that follows
   Array<plan::Totals> totals;
   Array<plan::Counts> before;
   Array<detail::Segment> segments;
@@ -201,7 +202,7 @@ struct Plan<Exec>::Impl {
         rule(tile_rule_of(exec, given, choice)),
         config(for_device(given, exec, rule)) {
     if (choice.reads_streams()) {
-      streams.emplace(exec, config);
+      streams = std::make_unique<plan::StreamPlan<Exec>>(exec, config);
       config = streams->config();
       return;
     }
@@ -414,7 +415,8 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
     report.flops +=
         4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
   }
-  const detail::TileCost tile_cost = detail::tile_cost_of(*config.cost_model, config.heads, config.scalar);
+  const detail::TileCost tile_cost =
+      detail::tile_cost_of(config.cost_model.value_or(kCpuCostModel), config.heads, config.scalar);
   const auto picoseconds_of = [&](const detail::Tile& tile) {
     std::int32_t merged = 0;
     for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) merged += is_merged(row) ? 1 : 0;
@@ -436,7 +438,7 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
 template <ExecutionSpace Exec>
 detail::PlanView Plan<Exec>::view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
-  expects(!impl_->streams, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
+  expects(impl_->streams == nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
           ", whose tiles have another form than those of view()");
   detail::PlanView view{};
   view.workers = impl_->config.workers;
@@ -458,7 +460,7 @@ detail::PlanView Plan<Exec>::view() const {
 template <ExecutionSpace Exec>
 detail::FusedPlanView Plan<Exec>::stream_view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
-  expects(impl_->streams.has_value(), ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
+  expects(impl_->streams != nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
           ", whose tiles have another form than those of stream_view()");
   return impl_->streams->view();
 }

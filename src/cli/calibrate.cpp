@@ -268,7 +268,7 @@ int calibrate(const Options& options) {
   const HeadShape heads = heads_of(options.heads);
   const Scalar scalar = scalar_named(options.scalar);
   const PlanConfig defaults = Plan<Exec>(Exec(), {.heads = heads}).config();
-  const CostModel given = *defaults.cost_model;
+  const CostModel given = default_cost_model(Exec(), defaults.workers);
   const std::int64_t together = workers_together(Exec(), defaults);
   std::optional<StagedFile> out_file;
   if (!options.out.empty()) out_file.emplace(options.out);

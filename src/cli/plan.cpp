@@ -207,7 +207,7 @@ void print_json(const Problem& problem, const std::vector<Attempt>& attempts) {
                       {"head_dim", heads.head_dim},
                       {"dtype", name_of(problem.config.scalar)},
                       {"block_tokens", problem.tree.block_tokens},
-                      {"cost_model", cost_model_json(*problem.config.cost_model)},
+                      {"cost_model", cost_model_json(problem.config.cost_model.value_or(kCpuCostModel))},
                       {"plans", OrderedJson::array()}};
   for (const Attempt& attempt : attempts) json["plans"].push_back(to_json(attempt));
   if (best_of(attempts).plan) json["best"] = name_of(best_of(attempts).strategy);

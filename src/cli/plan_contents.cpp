@@ -49,8 +49,8 @@ PlanContents contents_of(const Exec& exec, const Plan<Exec>& plan) {
     }
   const auto worker_begin = download(exec, view.worker_begin, std::int64_t(view.workers) + 1);
   const auto merge_begin = download(exec, view.merge_begin, std::int64_t(view.rows) + 1);
-  const detail::TileCost cost =
-      detail::tile_cost_of(*contents.config.cost_model, contents.config.heads, contents.config.scalar);
+  const detail::TileCost cost = detail::tile_cost_of(contents.config.cost_model.value_or(kCpuCostModel),
+                                                     contents.config.heads, contents.config.scalar);
   contents.worker_us.assign(std::size_t(view.workers), 0.0);
   for (std::int32_t worker = 0; worker < view.workers; ++worker) {
     for (std::int32_t t = worker_begin[std::size_t(worker)]; t < worker_begin[std::size_t(worker) + 1]; ++t) {

@@ -38,7 +38,7 @@ function(espalier_compile_cuda objects_variable)
   endif()
   set(objects ${${objects_variable}})
   foreach(source IN LISTS compile_SOURCES)
-    set(object ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
+    cmake_path(SET object NORMALIZE ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
     cmake_path(GET object PARENT_PATH folder)
     file(MAKE_DIRECTORY ${folder})
     add_custom_command(

@@ -3,6 +3,8 @@
 # every architecture, linked with a stub of the runtime, and run by an emulator. Without a clang that knows HIP they are left
 # out there.
 
+include(hip_architectures)
+
 if(espalier_device STREQUAL "hip")
   set(default_compiler ${CMAKE_CXX_COMPILER})
   set(default_architectures ${Kokkos_HIP_ARCHITECTURES})
@@ -38,21 +40,11 @@ else()
   set(ESPALIER_HIP_KERNELS none)
 endif()
 
-# Which of the architectures the kernels are for, and the compiler knows: clang 19 does not know gfx950.
 set(known_architectures)
 if(NOT ESPALIER_HIP_KERNELS STREQUAL "none")
-  set(empty_source ${PROJECT_BINARY_DIR}/CMakeFiles/empty.hip)
-  file(TOUCH ${empty_source})
-  foreach(architecture IN LISTS default_architectures)
-    execute_process(
-      COMMAND ${ESPALIER_HIP_COMPILER} -x hip --offload-arch=${architecture} --cuda-device-only -nogpulib -nogpuinc
-              -fsyntax-only ${empty_source}
-      RESULT_VARIABLE failed OUTPUT_QUIET ERROR_QUIET
-    )
-    if(NOT failed AND architecture MATCHES "^gfx9(0a|42|50)$")
-      list(APPEND known_architectures ${architecture})
-    endif()
-  endforeach()
+  espalier_known_hip_architectures(
+    known_architectures ${ESPALIER_HIP_COMPILER} ${PROJECT_BINARY_DIR}/CMakeFiles ${default_architectures}
+  )
   if(NOT known_architectures)
     message(STATUS "espalier: no HIP kernels for ${default_architectures}")
     set(ESPALIER_HIP_KERNELS none)
@@ -92,27 +84,4 @@ function(espalier_compile_hip objects_variable)
     list(APPEND objects ${object})
   endforeach()
   set(${objects_variable} ${objects} PARENT_SCOPE)
-endfunction()
-
-# espalier_assemble_hip(ASSEMBLY SOURCE...): appends to the list ASSEMBLY the assembly of each source for each architecture,
-# NAME-ARCHITECTURE.s.
-function(espalier_assemble_hip assembly_variable)
-  set(assembly ${${assembly_variable}})
-  foreach(source IN LISTS ARGN)
-    cmake_path(GET source STEM name)
-    foreach(architecture IN LISTS ESPALIER_HIP_ARCHITECTURES)
-      set(output ${CMAKE_CURRENT_BINARY_DIR}/${name}-${architecture}.s)
-      add_custom_command(
-        OUTPUT ${output}
-        COMMAND ${espalier_hip_compile} --offload-arch=${architecture} --cuda-device-only --no-gpu-bundle-output -MD -MF
-                ${output}.d -S ${source} -o ${output}
-        DEPENDS ${source}
-        DEPFILE ${output}.d
-        COMMENT "Assembly of ${name} for ${architecture}"
-        COMMAND_EXPAND_LISTS VERBATIM
-      )
-      list(APPEND assembly ${output})
-    endforeach()
-  endforeach()
-  set(${assembly_variable} ${assembly} PARENT_SCOPE)
 endfunction()

@@ -73,7 +73,7 @@ std::vector<KernelInfo> available_kernels() {
     for (const FusedKernel& kernel : backend::fused_kernels()) {
       if (std::string_view(space) != kernel.backend) continue;
       const std::string reason = kernel.why_not_here();
-      kernels.push_back({kernel.name, space, reason.empty(), reason});
+      kernels.push_back({kernel.name, space, reason.empty(), reason, kernel.is_emulated});
     }
     kernels.push_back({std::string(kPortable), space, true, ""});
   };

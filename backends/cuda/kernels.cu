@@ -6,9 +6,9 @@
 #include <string>
 
 #include "backends/backend.hpp"
-#include "backends/cuda/simt.hpp"
 #include "backends/cuda/sm80/attend.hpp"
 #include "backends/cuda/sm90/attend.hpp"
+#include "backends/gpu/listing.hpp"
 
 namespace espalier::backend {
 namespace {
@@ -28,9 +28,6 @@ int attribute(cudaDeviceAttr name) {
 int compute_capability() {
   return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
 }
-
-std::string takes_any_shape(const Shape&) { return ""; }
-std::string takes_any_params(const detail::AttendParams&) { return ""; }
 
 std::string capability_text() {
   const int capability = compute_capability();
@@ -88,17 +85,19 @@ namespace simt {
 std::string why_not_here() { return compute_capability() > 0 ? "" : capability_text(); }
 
 TileSize tile_size(const Shape&) {
-  constexpr int kPairs = 64, kBlocksOfMultiprocessor = 8;
-  return {kPairs, kBlocksOfMultiprocessor * attribute(cudaDevAttrMultiProcessorCount)};
+  return {gpu::kSimtTilePairs, gpu::kSimtBlocks * attribute(cudaDevAttrMultiProcessorCount)};
 }
 
-int attend(const detail::AttendParams& call, Stream stream) { return cuda::simt_attend(call, on(stream)); }
+constexpr FusedKernel kernel() {
+  FusedKernel kernel = gpu::simt_kernel("cuda-simt", "Cuda");
+  kernel.why_not_here = why_not_here;
+  kernel.tile_size = tile_size;
+  kernel.status_text = status_text;
+  return kernel;
+}
 
 }  // namespace simt
 
-int append(const detail::AppendParams& call, Stream stream) { return cuda::append(call, on(stream)); }
-
-/// The slow one is there to be compared with, not to be chosen.
 constexpr std::array kKernels = {
     FusedKernel{.name = "cuda-sm90",
                 .backend = "Cuda",
@@ -110,7 +109,7 @@ constexpr std::array kKernels = {
                 .tile_size = nullptr,
                 .attend_tiles = nullptr,
                 .attend_streams = sm90::attend,
-                .append = append,
+                .append = gpu::enqueue_append,
                 .status_text = status_text},
     FusedKernel{.name = "cuda-sm80",
                 .backend = "Cuda",
@@ -122,20 +121,9 @@ constexpr std::array kKernels = {
                 .tile_size = sm80::tile_size,
                 .attend_tiles = sm80::attend,
                 .attend_streams = nullptr,
-                .append = append,
+                .append = gpu::enqueue_append,
                 .status_text = status_text},
-    FusedKernel{.name = "cuda-simt",
-                .backend = "Cuda",
-                .form = PlanForm::tiles,
-                .is_automatic = false,
-                .why_not_here = simt::why_not_here,
-                .why_not_shape = takes_any_shape,
-                .why_not_params = takes_any_params,
-                .tile_size = simt::tile_size,
-                .attend_tiles = simt::attend,
-                .attend_streams = nullptr,
-                .append = append,
-                .status_text = status_text},
+    simt::kernel(),
 };
 
 }  // namespace

@@ -1,7 +1,9 @@
 #pragma once
 // What the host side of every GPU backend asks about a call. No device code.
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 #include "backends/gpu/platform.hpp"
@@ -17,6 +19,19 @@ Status with_element(detail::ScalarType scalar, const Body& body) {
     case detail::ScalarType::bf16: return body.template operator()<bfloat16>();
     default: return body.template operator()<float>();
   }
+}
+
+/// Why matrix units cannot take what they have no instances for, nothing if they can: they take 16-bit types.
+/// @param head_dims  that have instances
+inline std::string why_not_matrix_shape(detail::ScalarType scalar, int head_dim, std::initializer_list<int> head_dims) {
+  if (scalar == detail::ScalarType::f32) return "the type is f32, expected f16 or bf16";
+  if (std::find(head_dims.begin(), head_dims.end(), head_dim) != head_dims.end()) return {};
+  std::string expected;
+  for (const int* it = head_dims.begin(); it != head_dims.end(); ++it) {
+    const char* const before = it == head_dims.begin() ? "" : it + 1 == head_dims.end() ? " or " : ", ";
+    expected += before + std::to_string(*it);
+  }
+  return "head_dim is " + std::to_string(head_dim) + ", expected " + expected;
 }
 
 /// Why 16-bit elements cannot be moved 16 bytes at a time, nothing if they can: addresses and strides.

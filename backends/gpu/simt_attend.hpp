@@ -6,7 +6,7 @@
 //
 // Mapping: one block is one worker and walks its tiles; one wave takes (row, query head) pairs of a tile in turn; the
 // lanes of a wave share head_dim, kDims elements each. Nothing is in shared memory; registers: 2 * kDims floats for q
-// and the output. head_dim is at most 8 * kWaveLanes.
+// and the output.
 
 #include "backends/gpu/block_walk.hpp"
 #include "backends/gpu/plan_tile.hpp"
@@ -16,7 +16,7 @@
 namespace espalier::gpu {
 
 inline constexpr int kSimtThreads = 256;
-inline constexpr int kSimtMostHeadDim = 8 * kWaveLanes;
+inline constexpr int kSimtMostHeadDim = 256;
 
 template <class T, int Dims>
 __device__ void store_simt_result(const ResultPlace<T>& place, int head_dim, const float (&sum)[Dims],
@@ -115,12 +115,13 @@ __global__ void __launch_bounds__(kSimtThreads) simt_merge_kernel(detail::Attend
 /// Calls body<Dims>() with the fewest elements of head_dim that a lane must hold.
 template <class Body>
 void with_simt_dims(int head_dim, const Body& body) {
-  if (head_dim <= 2 * kWaveLanes)
-    body.template operator()<2>();
-  else if (head_dim <= 4 * kWaveLanes)
-    body.template operator()<4>();
+  constexpr int kMost = kSimtMostHeadDim / kWaveLanes;
+  if (head_dim <= kWaveLanes * kMost / 4)
+    body.template operator()<kMost / 4>();
+  else if (head_dim <= kWaveLanes * kMost / 2)
+    body.template operator()<kMost / 2>();
   else
-    body.template operator()<8>();
+    body.template operator()<kMost>();
 }
 
 /// Enqueues the merge of what attend kernels left in the plan's partials; head_dim at most kSimtMostHeadDim.

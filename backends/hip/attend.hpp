@@ -1,5 +1,5 @@
 #pragma once
-// The HIP kernels as their list has them. Everything is enqueued on the stream; nothing allocates or waits.
+// The kernels on matrix units as their list has them. Everything is enqueued on the stream; nothing allocates or waits.
 
 #include <string>
 
@@ -19,13 +19,5 @@ gpu::Status attend(const detail::AttendParams& p, gpu::Stream stream);
 
 /// Most pairs of a tile that are attended with one reading of K and V by each of its waves.
 [[nodiscard]] int tile_pairs(const backend::Shape& shape);
-
-/// Attention by the SIMT kernel and the merge of its partials: any type and layout, head_dim up to gpu::kSimtMostHeadDim.
-gpu::Status simt_attend(const detail::AttendParams& p, gpu::Stream stream);
-
-/// New K and V into their slots.
-gpu::Status append(const detail::AppendParams& p, gpu::Stream stream);
-
-inline constexpr int kSimtTilePairs = 64;
 
 }  // namespace espalier::hip

@@ -68,33 +68,26 @@ TileSize tiles(int pairs, int blocks) {
   return {pairs, device == nullptr ? 1 : blocks * device->compute_units};
 }
 
-int status_of(gpu::Status status) { return static_cast<int>(status); }
-
-FusedKernel on_this_device(FusedKernel kernel) {
-  kernel.append = [](const detail::AppendParams& call, Stream stream) {
-    return status_of(hip::append(call, static_cast<gpu::Stream>(stream)));
-  };
-  kernel.status_text = [](int status) -> std::string { return hipGetErrorString(static_cast<hipError_t>(status)); };
-  return kernel;
-}
+std::string status_text(int status) { return hipGetErrorString(static_cast<hipError_t>(status)); }
 
 FusedKernel matrix_kernel(const char* name, std::string (*why_not_here)()) {
-  FusedKernel kernel = on_this_device(hip::matrix_kernel(name, "HIP"));
+  FusedKernel kernel = hip::matrix_kernel(name, "HIP");
   kernel.why_not_here = why_not_here;
   kernel.tile_size = [](const Shape& shape) { return tiles(hip::tile_pairs(shape), 2); };
   kernel.attend_tiles = [](const detail::AttendParams& call, Stream stream) {
-    return status_of(hip::attend(call, static_cast<gpu::Stream>(stream)));
+    return static_cast<int>(hip::attend(call, static_cast<gpu::Stream>(stream)));
   };
+  kernel.status_text = status_text;
   return kernel;
 }
 
+/// For what the matrix units do not take: all lanes of a wave share a head, where the portable kernel has 32 of them do it.
 FusedKernel simt_kernel() {
-  FusedKernel kernel = on_this_device(hip::simt_kernel("hip-simt", "HIP"));
+  FusedKernel kernel = gpu::simt_kernel("hip-simt", "HIP");
+  kernel.is_automatic = true;
   kernel.why_not_here = why_not_on_any;
-  kernel.tile_size = [](const Shape&) { return tiles(hip::kSimtTilePairs, 8); };
-  kernel.attend_tiles = [](const detail::AttendParams& call, Stream stream) {
-    return status_of(hip::simt_attend(call, static_cast<gpu::Stream>(stream)));
-  };
+  kernel.tile_size = [](const Shape&) { return tiles(gpu::kSimtTilePairs, gpu::kSimtBlocks); };
+  kernel.status_text = status_text;
   return kernel;
 }
 

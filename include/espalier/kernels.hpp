@@ -19,6 +19,7 @@ struct KernelInfo {
   std::string backend;     ///< execution space it runs on: "OpenMP", "Cuda", ...
   bool available = false;  ///< a device that runs it is present
   std::string why_not;     ///< where it is not
+  bool emulated = false;   ///< it runs on the CPU lane by lane: right, and slow. Tools of test builds have such kernels
 };
 
 /// The portable kernel of every execution space, and the fused ones, those of one execution space the fastest first.

@@ -26,7 +26,7 @@ struct KernelValidation {
 };
 
 struct ValidateOptions {
-  std::string kernel = {};  ///< kernels whose names begin with this; none: all
+  std::string kernel = {};  ///< kernels whose names begin with this; none: all that are not emulated
   bool quick = false;       ///< few cases of each kind: enough to see that everything runs, and for slow tools
   std::uint32_t seed = 1;   ///< of the inputs, and of which sizes meet which trees
   std::function<void(std::int32_t done, std::int32_t all)> progress = {};  ///< called after each case
@@ -40,7 +40,7 @@ struct ValidateOptions {
 ///
 /// Allowed are the rounding of the output to its type, that of 16-bit weights and partials, and that of float arithmetic,
 /// by norm and for each element. Waits for the instance.
-/// @return  one for each kernel, as available_kernels() orders them
+/// @return  one for each kernel that was asked for, as available_kernels() orders them
 /// @throws Error{invalid_argument} if no kernel of the execution space has such a name
 template <ExecutionSpace Exec>
 [[nodiscard]] std::vector<KernelValidation> validate_kernels(const Exec& exec, const ValidateOptions& options = {});

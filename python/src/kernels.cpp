@@ -26,7 +26,8 @@ void bind_kernels(nb::module_& m) {
       .def_ro("name", &KernelInfo::name)
       .def_ro("backend", &KernelInfo::backend, "The execution space it runs on.")
       .def_ro("available", &KernelInfo::available, "A device that runs it is present.")
-      .def_ro("why_not", &KernelInfo::why_not);
+      .def_ro("why_not", &KernelInfo::why_not)
+      .def_ro("emulated", &KernelInfo::emulated, "It runs on the CPU lane by lane: right, and slow.");
   m.def(
       "kernels",
       [] {
@@ -59,7 +60,7 @@ void bind_kernels(nb::module_& m) {
       R"(Runs every kernel over a sweep of small problems, and compares with attention in double precision and with the
 portable kernel. Takes a minute, `quick` seconds. Returns a KernelValidation for each, in the order of kernels().
 
-kernel  those whose names begin with this; '': all
+kernel  those whose names begin with this; '': all that are not emulated
 
 Raises ValueError if no kernel has such a name.)");
 }

@@ -198,7 +198,8 @@ struct Plan<Exec>::Impl {
 
   Impl(const Exec& exec, const PlanConfig& given)
       : choice(choose_kernel(checked(given), Exec::name())),
-        kernel{choice.fused != nullptr ? choice.fused->name : "portable", Exec::name(), true, choice.why_not},
+        kernel{choice.fused != nullptr ? choice.fused->name : "portable", Exec::name(), true, choice.why_not,
+               choice.fused != nullptr && choice.fused->is_emulated},
         rule(tile_rule_of(exec, given, choice)),
         config(for_device(given, exec, rule)) {
     if (choice.reads_streams()) {

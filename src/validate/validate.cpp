@@ -243,7 +243,8 @@ std::vector<KernelValidation> validate_kernels(const Exec& exec, const ValidateO
   for (const KernelInfo& kernel : available_kernels()) {
     if (kernel.backend != Exec::name()) continue;
     names += (names.empty() ? "" : ", ") + kernel.name;
-    if (!kernel.name.starts_with(options.kernel)) continue;
+    const bool is_wanted = options.kernel.empty() ? !kernel.emulated : kernel.name.starts_with(options.kernel);
+    if (!is_wanted) continue;
     kernels.emplace_back();
     kernels.back().kernel = kernel;
   }

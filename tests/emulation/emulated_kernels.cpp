@@ -1,6 +1,5 @@
 #include "tests/emulation/emulated_kernels.hpp"
 
-#include "backends/hip/attend.hpp"
 #include "backends/hip/listing.hpp"
 
 namespace espalier::test {
@@ -25,6 +24,7 @@ int attend(const espalier::detail::AttendParams& call, backend::Stream) {
 
 backend::FusedKernel emulated(backend::FusedKernel kernel) {
   kernel.is_automatic = false;
+  kernel.is_emulated = true;
   kernel.why_not_here = runs_anywhere;
   kernel.tile_size = [](const backend::Shape& shape) { return backend::TileSize{hip::tile_pairs(shape), kWorkers}; };
   kernel.append = nullptr;  // others of the list would append in its name
@@ -40,11 +40,8 @@ backend::FusedKernel emulated_matrix_kernel(const char* name, const char* space)
 }
 
 backend::FusedKernel emulated_simt_kernel(const char* name, const char* space) {
-  backend::FusedKernel kernel = emulated(hip::simt_kernel(name, space));
-  kernel.tile_size = [](const backend::Shape&) { return backend::TileSize{hip::kSimtTilePairs, kWorkers}; };
-  kernel.attend_tiles = [](const espalier::detail::AttendParams& call, backend::Stream) -> int {
-    return hip::simt_attend(call, nullptr);
-  };
+  backend::FusedKernel kernel = emulated(gpu::simt_kernel(name, space));
+  kernel.tile_size = [](const backend::Shape&) { return backend::TileSize{gpu::kSimtTilePairs, kWorkers}; };
   return kernel;
 }
 
@@ -57,7 +54,7 @@ void emulated_attend(Architecture architecture, const espalier::detail::AttendPa
   if (emulated_on_matrix_units(params))
     hip::attend(params, nullptr);
   else
-    hip::simt_attend(params, nullptr);
+    gpu::simt_attend(params, nullptr);
   emulator::run_ahead_seed = 0;
 }
 
@@ -67,7 +64,7 @@ bool emulated_on_matrix_units(const espalier::detail::AttendParams& params) {
 
 void emulated_append(Architecture architecture, const espalier::detail::AppendParams& params) {
   become(architecture);
-  hip::append(params, nullptr);
+  gpu::append(params, nullptr);
 }
 
 std::vector<backend::FusedKernel> emulated_kernels(const char* space) {

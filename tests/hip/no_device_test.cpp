@@ -21,6 +21,15 @@ TEST_CASE("the list of a HIP build has the kernels of each architecture", "[hip]
   CHECK(names == "hip-gfx950 on HIP; hip-gfx942 on HIP; hip-gfx90a on HIP; hip-simt on HIP; ");
 }
 
+TEST_CASE("the SIMT kernel of a HIP build is there for what the matrix units do not take", "[hip]") {
+  for (const FusedKernel& kernel : kernels()) CHECK(kernel.is_automatic);
+  const FusedKernel& simt = kernels().back();
+  CHECK(simt.why_not_shape({Scalar::f32, 8, 2, 96, 16}) == "");
+  espalier::detail::AttendParams params{};
+  params.k_token_stride = 65;
+  CHECK(simt.why_not_params(params) == "");
+}
+
 TEST_CASE("without a device each HIP kernel says so", "[hip]") {
   for (const FusedKernel& kernel : kernels()) {
     CAPTURE(kernel.name);

@@ -1,8 +1,8 @@
 #include "backends/cuda/sm80/attend.hpp"
 
 #include "backends/cuda/sm80/instance.hpp"
+#include "backends/gpu/any_element.hpp"
 #include "backends/gpu/calls.hpp"
-#include "backends/gpu/simt_attend.hpp"
 
 namespace espalier::gpu::sm80 {
 namespace {
@@ -25,9 +25,7 @@ const Instance* find_instance(ScalarType scalar, int head_dim) {
 }  // namespace
 
 std::string why_not_shape(ScalarType scalar, int head_dim) {
-  if (scalar == ScalarType::f32) return "the type is f32, expected f16 or bf16";
-  if (find_instance(scalar, head_dim)) return {};
-  return "head_dim is " + std::to_string(head_dim) + ", expected 64, 96, 128, 192 or 256";
+  return why_not_matrix_shape(scalar, head_dim, {64, 96, 128, 192, 256});
 }
 
 std::string unsupported_reason(const detail::AttendParams& p) {
@@ -42,10 +40,7 @@ int wanted_workers(ScalarType scalar, int head_dim) { return find_instance(scala
 Status attend(const detail::AttendParams& p, Stream stream) {
   if (!unsupported_reason(p).empty()) return cudaErrorNotSupported;
   if (p.plan.workers > 0) find_instance(p.scalar, p.head_dim)->launch(p, stream);
-  return with_element(p.scalar, [&]<class T>() {
-    simt_merge<T>(p, stream);
-    return last_status();
-  });
+  return simt_merge(p, stream);
 }
 
 }  // namespace espalier::gpu::sm80

@@ -10,7 +10,8 @@ namespace {
 /// Those of the tool, of which not every build has any.
 std::vector<std::string> emulated_kernels() {
   std::vector<std::string> names;
-  for (const auto& kernel : nlohmann::json::parse(run_tool({"info", "--json"}).out).at("kernels"))
+  const auto report = nlohmann::json::parse(run_tool({"info", "--json"}).out);
+  for (const auto& kernel : report.at("kernels"))
     if (kernel.at("emulated") == true) names.push_back(kernel.at("name"));
   return names;
 }

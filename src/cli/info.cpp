@@ -54,8 +54,10 @@ int print_info(bool as_json) {
                                      {"concurrency", exec.concurrency()},
                                      {"kernels", nlohmann::ordered_json::array()}};
     for (const KernelInfo& kernel : kernels) {
-      report["kernels"].push_back(
-          {{"name", kernel.name}, {"backend", kernel.backend}, {"available", kernel.available}, {"emulated", kernel.emulated}});
+      report["kernels"].push_back({{"name", kernel.name},
+                                   {"backend", kernel.backend},
+                                   {"available", kernel.available},
+                                   {"emulated", kernel.emulated}});
       if (!kernel.available) report["kernels"].back()["why_not"] = kernel.why_not;
     }
     std::cout << report.dump(2) << "\n";
@@ -68,9 +70,9 @@ int print_info(bool as_json) {
               int(exec.concurrency()), Kokkos::DefaultExecutionSpace::name());
   for (const KernelInfo& kernel : kernels)
     std::printf("  %-20s %-8s %s\n", kernel.name.c_str(), kernel.backend.c_str(),
-                !kernel.available  ? ("does not run here: " + kernel.why_not).c_str()
+                !kernel.available ? ("does not run here: " + kernel.why_not).c_str()
                 : kernel.emulated ? "runs here, emulated on the CPU"
-                                   : "runs here");
+                                  : "runs here");
   return 0;
 }
 

@@ -36,12 +36,10 @@ std::vector<std::string> left_out(const Options& options) {
 }
 
 void print_json(const Options& options, const std::vector<KernelValidation>& kernels, bool passed) {
-  nlohmann::ordered_json report = {{"device", device_name()},
-                                   {"execution_space", Kokkos::DefaultExecutionSpace::name()},
-                                   {"seed", options.seed},
-                                   {"passed", passed},
-                                   {"left_out", left_out(options)},
-                                   {"kernels", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json report = {
+      {"device", device_name()},       {"execution_space", Kokkos::DefaultExecutionSpace::name()},
+      {"seed", options.seed},          {"passed", passed},
+      {"left_out", left_out(options)}, {"kernels", nlohmann::ordered_json::array()}};
   for (const KernelValidation& it : kernels) {
     report["kernels"].push_back({{"name", it.kernel.name},
                                  {"available", it.kernel.available},

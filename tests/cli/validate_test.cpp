@@ -11,8 +11,11 @@ namespace {
 std::vector<std::string> emulated_kernels() {
   std::vector<std::string> names;
   const auto report = nlohmann::json::parse(run_tool({"info", "--json"}).out);
-  for (const auto& kernel : report.at("kernels"))
-    if (kernel.at("emulated") == true) names.push_back(kernel.at("name"));
+  for (const auto& kernel : report.at("kernels")) {
+    const auto name = kernel.at("name").get<std::string>();
+    CHECK(kernel.at("emulated") == name.ends_with("-emulated"));
+    if (kernel.at("emulated") == true) names.push_back(name);
+  }
   return names;
 }
 

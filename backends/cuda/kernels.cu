@@ -43,18 +43,10 @@ namespace kernel = gpu::sm90;
 std::string why_not_here() { return compute_capability() == 90 ? "" : capability_text() + ", expected 9.0"; }
 
 std::string why_not_shape(const Shape& shape) {
-  constexpr int kMostBlockTokens = 256;
-  // The same types and head sizes have instances in both folders.
-  if (std::string reason = gpu::sm80::why_not_shape(shape.scalar, shape.head_dim); !reason.empty()) return reason;
-  if (shape.block_tokens > kMostBlockTokens)
-    return "block_tokens is " + std::to_string(shape.block_tokens) + ", expected 1 to 256";
-  return "";
+  return kernel::why_not_shape(shape.scalar, shape.head_dim, shape.block_tokens);
 }
 
-std::string why_not_params(const detail::AttendParams& call) {
-  const char* const reason = kernel::unsupported_reason(call);
-  return reason ? reason : "";
-}
+std::string why_not_params(const detail::AttendParams& call) { return kernel::unsupported_reason(call); }
 
 int attend(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows, Stream stream) {
   return kernel::attend({call, plan, q_rows, false}, on(stream));

@@ -648,6 +648,8 @@ Options parse(int count, char** values) {
       o.planner.least_pack = std::stoi(next());
     else if (key == "--cut")
       o.planner.least_cut = std::stoi(next());
+    else if (key == "--no-chains")
+      o.planner.chains = false;
     else if (key == "--short")
       o.planner.short_tokens = std::stoi(next());
     else {

@@ -22,16 +22,17 @@ struct PlannerConfig {
   int workers = 132;
   int query_heads = 32, kv_heads = 8, head_dim = 128;
   // Costs in microseconds, measured on the H200.
-  double wide_block = 1.72;         ///< 128 pairs x 128 tokens on one multiprocessor
-  double wide_fixed_blocks = -1;    ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
-  double narrow_rate = -1;          ///< GB/s that one multiprocessor streams; -1: 60, 70 above large_bytes
-  double narrow_fixed_steps = 3.3;  ///< a narrow piece's fixed cost in steps
-  double memory_rate = 4000;        ///< GB/s of all of them
-  double turn = -1;                 ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
-  double partial_bytes = 512;       ///< written and read for one partial
-  double large_bytes = 120e6;       ///< narrow bytes above which memory is saturated for long
-  double queue_share = 0.4;         ///< of the narrow tiles, where narrow bytes are above large_bytes
+  double wide_block = 1.72;       ///< 128 pairs x 128 tokens on one multiprocessor
+  double wide_fixed_blocks = -1;  ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
+  double narrow_rate = 50;        ///< GB/s that one multiprocessor streams
+  double narrow_fixed_steps = 5;  ///< a narrow piece's fixed cost in steps
+  double memory_rate = 4000;      ///< GB/s of all of them
+  double turn = -1;               ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
+  double partial_bytes = 512;     ///< written and read for one partial
+  double large_bytes = 120e6;     ///< narrow bytes above which memory is saturated for long
+  double queue_share = 0.4;       ///< of the narrow tiles, where narrow bytes are above large_bytes
   int gang = 8;           ///< at most this many row tiles of one node walk its KV together on neighbouring workers
+  bool chains = true;     ///< absorb wide nodes into the tiles of their children
   int short_tokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
   int gather_tokens = 8;  ///< nodes with fewer tokens are listed token by token
   int least_pack = 16;    ///< steps that neighbouring leaves may be packed to
@@ -73,8 +74,13 @@ class FusedPlanner {
   }
 
  private:
+  struct Chain {
+    int node;  ///< the lowest of them
+    int segment_begin, segment_end;
+    int tokens;  ///< of all its segments
+  };
   struct WideStream {
-    int node, kv_head, pair_begin, pairs, gang;  ///< gang row tiles, each kWidePairs behind the one before
+    int chain, kv_head, pair_begin, pairs;  ///< up to gang_ row tiles, each kWidePairs behind the one before
     int blocks;
   };
   /// A position in a narrow stream that a piece may begin at.
@@ -107,13 +113,36 @@ class FusedPlanner {
 
   enum class Kind { none, narrow, copied, wide };
 
+  /// Nodes with more pairs than a narrow tile holds are wide, or copied into narrow streams if they are too short. A wide
+  /// node is absorbed if its children cover all its rows with no more row tiles than its own: then its tokens go in
+  /// front of theirs, in the same tiles.
   void classify() {
     kind_.assign(at(tree_.nodes()), Kind::none);
+    absorbed_.assign(at(tree_.nodes()), false);
+    std::vector<int> child_tiles(at(tree_.nodes()), 0), child_rows(at(tree_.nodes()), 0);
+    std::vector<int> child_tokens(at(tree_.nodes()), INT32_MAX);
+    const auto many = [&](int i) { return pairs_of(i) > detail::kNarrowPairs; };
+    const auto tiles = [&](int i) { return (pairs_of(i) + detail::kWidePairs - 1) / detail::kWidePairs; };
     for (int i = 0; i < tree_.nodes(); ++i) {
-      if (tree_.tokens[at(i)] == 0 || pairs_of(i) == 0) continue;
-      kind_[at(i)] = pairs_of(i) <= detail::kNarrowPairs          ? Kind::narrow
-                     : tree_.tokens[at(i)] < config_.short_tokens ? Kind::copied
-                                                                  : Kind::wide;
+      const int parent = tree_.parent[at(i)];
+      if (parent < 0 || !many(i)) continue;
+      child_tiles[at(parent)] += tiles(i);
+      child_rows[at(parent)] += tree_.row_end[at(i)] - tree_.row_begin[at(i)];
+      child_tokens[at(parent)] = std::min(child_tokens[at(parent)], tree_.tokens[at(i)]);
+    }
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      if (!many(i)) {
+        if (tree_.tokens[at(i)] > 0 && pairs_of(i) > 0) kind_[at(i)] = Kind::narrow;
+        continue;
+      }
+      const int rows = tree_.row_end[at(i)] - tree_.row_begin[at(i)], parent = tree_.parent[at(i)];
+      absorbed_[at(i)] = config_.chains && child_rows[at(i)] == rows && child_tiles[at(i)] == tiles(i) &&
+                         tree_.tokens[at(i)] + child_tokens[at(i)] >= config_.short_tokens;
+      const bool long_enough = tree_.tokens[at(i)] >= config_.short_tokens || (parent >= 0 && absorbed_[at(parent)]);
+      if (absorbed_[at(i)])
+        kind_[at(i)] = Kind::wide;
+      else if (tree_.tokens[at(i)] > 0 || long_enough)
+        kind_[at(i)] = long_enough ? Kind::wide : Kind::copied;
     }
   }
 
@@ -133,22 +162,32 @@ class FusedPlanner {
     return static_cast<int>(plan_.segments.size()) - 1;
   }
 
+  /// One stream for each wide node that is not absorbed: the absorbed nodes above it, then itself.
   void find_wide_streams() {
-    wide_segment_.assign(at(tree_.nodes()), -1);
     gang_ = config_.gang;
+    std::vector<int> chain;
     for (int i = 0; i < tree_.nodes(); ++i) {
-      if (kind_[at(i)] != Kind::wide) continue;
-      wide_segment_[at(i)] = add_segment(i, tree_.tokens[at(i)]);
+      if (kind_[at(i)] != Kind::wide || absorbed_[at(i)]) continue;
+      chain.assign(1, i);
+      for (int above = tree_.parent[at(i)]; above >= 0 && absorbed_[at(above)]; above = tree_.parent[at(above)])
+        chain.push_back(above);
+      const int segment_begin = static_cast<int>(plan_.segments.size());
+      int tokens = 0;
+      for (auto node = chain.rbegin(); node != chain.rend(); ++node) {
+        if (tree_.tokens[at(*node)] > 0) add_segment(*node, tree_.tokens[at(*node)]);
+        tokens += tree_.tokens[at(*node)];
+      }
+      chains_.push_back({i, segment_begin, static_cast<int>(plan_.segments.size()), tokens});
       const int tiles = (pairs_of(i) + detail::kWidePairs - 1) / detail::kWidePairs;
       while (tiles % gang_ != 0) gang_ /= 2;
     }
-    for (int i = 0; i < tree_.nodes(); ++i) {
-      if (kind_[at(i)] != Kind::wide) continue;
-      const int pairs = pairs_of(i), blocks = (tree_.tokens[at(i)] + 127) / 128;
+    for (int c = 0; c < static_cast<int>(chains_.size()); ++c) {
+      const int i = chains_[at(c)].node;
+      const int pairs = pairs_of(i), blocks = (chains_[at(c)].tokens + 127) / 128;
       for (int head = 0; head < config_.kv_heads; ++head) {
         for (int pair = 0; pair < pairs; pair += gang_ * detail::kWidePairs) {
-          wide_.push_back({i, head, tree_.row_begin[at(i)] * group_ + pair,
-                           std::min(pairs - pair, gang_ * detail::kWidePairs), gang_, blocks});
+          wide_.push_back({c, head, tree_.row_begin[at(i)] * group_ + pair,
+                           std::min(pairs - pair, gang_ * detail::kWidePairs), blocks});
         }
       }
     }
@@ -280,7 +319,6 @@ class FusedPlanner {
     narrow_bytes_ = bytes;
     const bool large = bytes > config_.large_bytes;
     if (config_.wide_fixed_blocks < 0) config_.wide_fixed_blocks = large ? 1 : 0.5;
-    if (config_.narrow_rate < 0) config_.narrow_rate = large ? 70 : 60;
     if (config_.turn < 0) config_.turn = large ? 10 : 6;
     if (!large) config_.queue_share = 0;
   }
@@ -429,11 +467,17 @@ class FusedPlanner {
   }
 
   void emit_wide_tile(const WideStream& s, const Piece& piece, int member) {
+    const Chain& chain = chains_[at(s.chain)];
     detail::FusedTile tile = {};
-    tile.segment_begin = wide_segment_[at(s.node)];
+    const int first = piece.begin * 128, end = std::min(chain.tokens, piece.end * 128);
+    tile.segment_begin = chain.segment_begin;
+    tile.skip = first;
+    while (tile.skip >= plan_.segments[at(tile.segment_begin)].tokens)
+      tile.skip -= plan_.segments[at(tile.segment_begin++)].tokens;
+    tile.tokens = end - first;
     tile.segment_end = tile.segment_begin + 1;
-    tile.skip = piece.begin * 128;
-    tile.tokens = std::min(tree_.tokens[at(s.node)], piece.end * 128) - tile.skip;
+    int covered = plan_.segments[at(tile.segment_begin)].tokens - tile.skip;
+    while (covered < tile.tokens) covered += plan_.segments[at(tile.segment_end++)].tokens;
     tile.pair_begin = s.pair_begin + member * detail::kWidePairs;
     const int pairs = std::min(s.pairs - member * detail::kWidePairs, detail::kWidePairs);
     if (pairs <= 0) return;
@@ -442,10 +486,9 @@ class FusedPlanner {
     tile.partial_begin = plan_.partials;
     plan_.partials += pairs;
     const int first_row = tile.pair_begin / group_;
-    if (first_row < plan_.segments[at(tile.segment_begin)].own_row_end &&
-        tree_.row_visible[at(first_row)] < tile.skip + tile.tokens) {
-      tile.flags |= detail::kTileLimited;
-    }
+    const detail::FusedSegment& last = plan_.segments[at(tile.segment_end - 1)];
+    const int seen = last.tokens - (covered - tile.tokens);  // tokens of the last segment up to the tile's end
+    if (first_row < last.own_row_end && tree_.row_visible[at(first_row)] < seen) tile.flags |= detail::kTileLimited;
     plan_.wide_tiles.push_back(tile);
   }
 
@@ -577,7 +620,8 @@ class FusedPlanner {
   int group_ = 1, gang_ = 1, pack_steps_ = 3;
   double narrow_bytes_ = 0;
   std::vector<Kind> kind_;
-  std::vector<int> wide_segment_;
+  std::vector<bool> absorbed_;
+  std::vector<Chain> chains_;
   std::vector<WideStream> wide_;
   std::vector<NarrowStream> narrow_;
   std::vector<Step> steps_;

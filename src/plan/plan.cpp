@@ -49,6 +49,9 @@ struct TileRule {
 
 namespace {
 
+/// What the kernels that read streams can do.
+constexpr plan::StreamOptions kStreamOptions{.chains = true};
+
 using plan::kRunsOnHost;
 using plan::kWorkersPerThread;
 using plan::TileRule;
@@ -203,7 +206,7 @@ struct Plan<Exec>::Impl {
         rule(tile_rule_of(exec, given, choice)),
         config(for_device(given, exec, rule)) {
     if (choice.reads_streams()) {
-      streams = std::make_unique<plan::StreamPlan<Exec>>(exec, config);
+      streams = std::make_unique<plan::StreamPlan<Exec>>(exec, config, kStreamOptions);
       config = streams->config();
       return;
     }
@@ -338,7 +341,7 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
 template <ExecutionSpace Exec>
 PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given, const Exec& exec) {
   const KernelChoice choice = choose_kernel(checked(given), Exec::name());
-  if (choice.reads_streams()) return plan::StreamPlan<Exec>::required_capacity(snapshot, given, exec);
+  if (choice.reads_streams()) return plan::StreamPlan<Exec>::required_capacity(snapshot, given, exec, kStreamOptions);
   const TileRule rule = tile_rule_of(exec, given, choice);
   const PlanConfig config = for_device(given, exec, rule);
   detail::TreeView tree{};

@@ -17,6 +17,7 @@
 #include <cstring>
 #include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace espalier::emulator {
@@ -46,6 +47,17 @@ struct Meeting {
   const char* operation = nullptr;
 };
 
+/// What a lane waits for: a number that others change.
+struct Wait {
+  const std::uint64_t* number = nullptr;
+  std::uint64_t seen = 0;
+  std::string (*describe)(const void* what, std::uint32_t detail) = nullptr;
+  const void* what = nullptr;
+  std::uint32_t detail = 0;
+
+  [[nodiscard]] bool is_over() const { return number == nullptr || *number != seen; }
+};
+
 using Slot = std::array<unsigned char, 24>;
 
 struct Wave {
@@ -57,6 +69,7 @@ struct Fibre {
   ucontext_t start;
   jmp_buf place;
   std::vector<char> stack;
+  Wait wait;
   bool started, done;
 };
 
@@ -66,9 +79,8 @@ struct Block {
   std::vector<Wave> waves;
   Meeting barrier;
   jmp_buf scheduler;
-  unsigned thread;              ///< that runs now
-  std::uint64_t steps_forward;  ///< meetings reached, threads ended
-  std::function<void()> run_thread;
+  unsigned thread;  ///< that runs now
+  std::function<void()> run_thread, begin, end;
 };
 
 inline Block block;
@@ -80,19 +92,30 @@ inline void give_way() {
   if (_setjmp(block.fibres[block.thread].place) == 0) _longjmp(block.scheduler, 1);
 }
 
+/// Lets others run until the wait is over.
+inline void wait_for(const Wait& wait) {
+  block.fibres[block.thread].wait = wait;
+  while (!wait.is_over()) give_way();
+}
+
+inline std::string describe_meeting(const void* what, std::uint32_t) {
+  const auto& meeting = *static_cast<const Meeting*>(what);
+  return std::string(meeting.operation) + ", where " + std::to_string(meeting.arrived) + " of " +
+         std::to_string(meeting.expected) + " lanes are";
+}
+
 /// Waits for the other lanes of the meeting; the last one calls work().
 template <class Work>
 void meet(Meeting& meeting, const char* operation, const Work& work) {
   if (meeting.arrived > 0 && meeting.operation != operation) stop("lanes meet at different operations");
   meeting.operation = operation;
-  ++block.steps_forward;
   if (++meeting.arrived == meeting.expected) {
     work();
     meeting.arrived = 0;
     ++meeting.generation;
     return;
   }
-  for (const std::uint64_t generation = meeting.generation; meeting.generation == generation;) give_way();
+  wait_for({&meeting.generation, meeting.generation, describe_meeting, &meeting});
 }
 
 inline void synchronise_block() {
@@ -180,7 +203,6 @@ inline void run_fibre() {
   block.run_thread();
   Fibre& fibre = block.fibres[block.thread];
   fibre.done = true;
-  ++block.steps_forward;
   for (Meeting* meeting : {&block.barrier, &wave().meeting}) {
     if (meeting->arrived > 0) stop("a thread ends while others wait for it");
     --meeting->expected;
@@ -195,6 +217,23 @@ inline void resume(Fibre& fibre) {
   setcontext(&fibre.start);
 }
 
+/// Says what each lane waits for, neighbours with the same reason in one line, and ends the program.
+[[noreturn]] inline void stop_at_deadlock() {
+  std::fprintf(stderr, "emulator: block %u:\n", block.number);
+  for (unsigned first = 0; first < block.threads;) {
+    const auto reason = [](const Fibre& fibre) {
+      return fibre.done ? std::string("done") : "waits for " + fibre.wait.describe(fibre.wait.what, fibre.wait.detail);
+    };
+    const std::string of_first = reason(block.fibres[first]);
+    unsigned end = first + 1;
+    while (end < block.threads && end % kLanes != 0 && reason(block.fibres[end]) == of_first) ++end;
+    std::fprintf(stderr, "emulator:   wave %u, lanes %u to %u: %s\n", first / kLanes, first % kLanes,
+                 (end - 1) % kLanes, of_first.c_str());
+    first = end;
+  }
+  stop("every lane waits for one that has gone another way");
+}
+
 inline void run_block() {
   constexpr std::size_t kStackBytes = 128 << 10;
   block.barrier = Meeting{static_cast<int>(block.threads)};
@@ -204,37 +243,41 @@ inline void run_block() {
   for (Fibre& fibre : block.fibres) {
     fibre.stack.resize(kStackBytes);
     fibre.started = fibre.done = false;
+    fibre.wait = {};
     getcontext(&fibre.start);
     fibre.start.uc_stack.ss_sp = fibre.stack.data();
     fibre.start.uc_stack.ss_size = kStackBytes;
     fibre.start.uc_link = nullptr;
     makecontext(&fibre.start, run_fibre, 0);
   }
-  constexpr int kMostIdleRounds = 1000;  // where all rest that could go on
+  if (block.begin) block.begin();
   std::minstd_rand random(run_ahead_seed);
-  int idle_rounds = 0;
   for (bool running = true; running;) {
     running = false;
-    const std::uint64_t before = block.steps_forward;
+    bool any_can = false;
     const std::uint32_t resting = run_ahead_seed == 0 ? 0 : static_cast<std::uint32_t>(random()) >> 8;  // a bit a wave
     for (block.thread = 0; block.thread < block.threads; ++block.thread) {
       Fibre& fibre = block.fibres[block.thread];
       if (fibre.done) continue;
       running = true;
+      if (!fibre.wait.is_over()) continue;
+      any_can = true;
       if (((resting >> block.thread / kLanes % 16) & 1u) == 0) resume(fibre);
     }
-    idle_rounds = block.steps_forward == before ? idle_rounds + 1 : 0;
-    if (running && idle_rounds > (resting == 0 ? 0 : kMostIdleRounds)) {
-      stop("every lane waits for one that has gone another way");
-    }
+    if (running && !any_can) stop_at_deadlock();
   }
+  if (block.end) block.end();
 }
 
 /// Runs all blocks of a kernel.
-inline void run(unsigned blocks, unsigned threads, std::function<void()> thread) {
+/// @param begin, end  called before and after each block, if given
+inline void run(unsigned blocks, unsigned threads, std::function<void()> thread, std::function<void()> begin = {},
+                std::function<void()> end = {}) {
   block.blocks = blocks;
   block.threads = threads;
   block.run_thread = std::move(thread);
+  block.begin = std::move(begin);
+  block.end = std::move(end);
   for (block.number = 0; block.number < blocks; ++block.number) run_block();
 }
 

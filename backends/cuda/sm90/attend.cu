@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "backends/cuda/sm90/instance.hpp"
+#include "backends/gpu/calls.hpp"
 
 namespace espalier::gpu::sm90 {
 namespace {
@@ -104,7 +105,10 @@ bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
   }
   if (a.stage_copies) ok = ok && kv(&a.k_stage, &a.v_stage, stage_tokens, true);
   ok = ok && encode(&a.q_pair, p.scalar, p.q, q_shape(params, 1, 1));
-  a.q_rows = a.q_pair;
+  a.q_rows = a.q_group = a.q_pair;
+  if (a.group <= detail::kNarrowPairs) {
+    ok = ok && encode(&a.q_group, p.scalar, p.q, q_shape(params, static_cast<std::uint32_t>(a.group), 1));
+  }
   if (a.rows_per_wide_tile > 0) {
     ok = ok &&
          encode(&a.q_rows, p.scalar, p.q,
@@ -139,6 +143,7 @@ cudaError_t make_arguments(const FusedParams& params, const Instance& instance, 
   a.soft_cap = p.soft_cap;
   a.transform = p.soft_cap != 0.0f || !(p.scale > 0.0f);
   a.weight_scale = a.transform ? kLog2E : p.scale * kLog2E;
+  a.peak_slack = 8.0f / a.weight_scale;
   a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
   if (!encode_function()) return cudaErrorNotSupported;
   return encode_maps(params, instance.stage_tokens, a) ? cudaSuccess : cudaErrorInvalidValue;
@@ -147,7 +152,7 @@ cudaError_t make_arguments(const FusedParams& params, const Instance& instance, 
 enum class Part { both, main, merge };
 
 cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
-  if (unsupported_reason(params.attend)) return cudaErrorNotSupported;
+  if (!unsupported_reason(params.attend).empty()) return cudaErrorNotSupported;
   const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
   Arguments arguments;
   cudaError_t error = make_arguments(params, instance, arguments);
@@ -159,22 +164,30 @@ cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
 
 }  // namespace
 
-const char* unsupported_reason(const AttendParams& p) {
-  if (p.scalar != ScalarType::f16 && p.scalar != ScalarType::bf16) return "the scalar type is not f16 or bf16";
-  if (!find_instance(p.scalar, p.head_dim)) return "head_dim is not 64, 96, 128, 192 or 256";
-  if (p.block_tokens > 256) return "block_tokens is above 256";
-  const auto aligned = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; };
-  if (!aligned(p.q) || !aligned(p.k) || !aligned(p.v) || !aligned(p.out)) {
-    return "q, k, v or out does not begin at a multiple of 16 bytes";
+std::string why_not_shape(ScalarType scalar, int head_dim, int block_tokens) {
+  constexpr int kMostBlockTokens = 256;
+  if (scalar != ScalarType::f16 && scalar != ScalarType::bf16) return "the type is f32, expected f16 or bf16";
+  if (!find_instance(scalar, head_dim)) {
+    return "head_dim is " + std::to_string(head_dim) + ", expected 64, 96, 128, 192 or 256";
   }
-  for (const std::int64_t stride :
-       {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride, p.k_head_stride, p.v_block_stride,
-        p.v_token_stride, p.v_head_stride, p.out_row_stride, p.out_head_stride}) {
-    if (stride % 8 != 0 || stride < 0 || stride >= (std::int64_t{1} << 39)) {
-      return "a stride of q, k, v or out is not a multiple of 8 elements";
+  if (block_tokens > kMostBlockTokens) {
+    return "block_tokens is " + std::to_string(block_tokens) + ", expected 1 to " + std::to_string(kMostBlockTokens);
+  }
+  return {};
+}
+
+std::string unsupported_reason(const AttendParams& p) {
+  if (std::string reason = why_not_shape(p.scalar, p.head_dim, p.block_tokens); !reason.empty()) return reason;
+  if (std::string reason = why_not_aligned(p); !reason.empty()) return reason;
+  constexpr std::int64_t kEndOfStrides = std::int64_t{1} << 39;  // of the copy engine, in elements
+  for (const std::int64_t stride : {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride,
+                                    p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride}) {
+    if (stride < 0 || stride >= kEndOfStrides) {
+      return "a stride of q, k or v is " + std::to_string(stride) + ", expected 0 to " +
+             std::to_string(kEndOfStrides - 1);
     }
   }
-  return nullptr;
+  return {};
 }
 
 cudaError_t attend(const FusedParams& params, cudaStream_t stream) { return run(params, stream, Part::both); }

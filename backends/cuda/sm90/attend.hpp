@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <string>
 
 #include "espalier/detail/fused_plan.hpp"
 #include "espalier/detail/params.hpp"
@@ -18,11 +19,14 @@ struct FusedParams {
   bool overlap_predecessor;  ///< the plan was not written by the launch just before: read it before that one has ended
 };
 
-/// Why the kernels of this folder cannot run a problem, or null if they can: type, head_dim, alignment, strides.
-[[nodiscard]] const char* unsupported_reason(const detail::AttendParams& params);
+/// Why the kernels of this folder cannot do it, nothing if they can: type, head_dim, block_tokens (0 where it is not known).
+[[nodiscard]] std::string why_not_shape(detail::ScalarType scalar, int head_dim, int block_tokens);
+
+/// The same for a call: type, sizes, alignment, strides.
+[[nodiscard]] std::string unsupported_reason(const detail::AttendParams& params);
 
 /// Enqueues the main launch and the merge. Allocates nothing and waits for nothing.
-/// @returns what CUDA says; cudaErrorNotSupported where unsupported_reason() is not null
+/// @returns what CUDA says; cudaErrorNotSupported where unsupported_reason() has something to say
 [[nodiscard]] cudaError_t attend(const FusedParams& params, cudaStream_t stream);
 
 /// One of the two launches alone, for measurements.

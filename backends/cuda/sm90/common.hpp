@@ -3,11 +3,9 @@
 
 #include "backends/cuda/sm90/config.hpp"
 #include "backends/cuda/sm90/hopper.hpp"
+#include "backends/gpu/softmax_state.hpp"
 
 namespace espalier::gpu::sm90 {
-
-inline constexpr float kLog2E = 1.4426950408889634f;
-inline constexpr float kNoPeak = -1e30f;  ///< peak of an empty softmax: finite, so that differences stay finite
 
 __device__ __forceinline__ int divide(int value, const Divisor& by) {
   return by.divisor == 1 ? value : static_cast<int>(__umulhi(static_cast<unsigned>(value), by.multiplier) >> by.shift);
@@ -50,7 +48,13 @@ __device__ __forceinline__ void store_lse(const Arguments& arguments, PairPlace 
 __device__ __forceinline__ float transform_score(float score, const Arguments& arguments) {
   const float x = score * arguments.score_scale;
   if (arguments.soft_cap == 0.0f) return x;
-  return arguments.soft_cap * (1.0f - __fdividef(2.0f, 1.0f + exp2_fast(2.0f * kLog2E * x)));
+  return arguments.soft_cap * (1.0f - fast_divide(2.0f, 1.0f + fast_exp2(2.0f * kLog2E * x)));
+}
+
+/// What is added to weight_scale times a score to get a weight's exponent: peak and score then cancel. Finite where there
+/// is no peak yet, so that a hidden score of -inf stays one.
+__device__ __forceinline__ float shift_of(float peak, float weight_scale) {
+  return fminf(-peak * weight_scale, FLT_MAX);
 }
 
 /// Stores a row of which each lane of a quad holds columns 8 j + 2 quad_lane and the next one, for all j: the quad
@@ -61,22 +65,22 @@ __device__ __forceinline__ void store_quad_row(void* row, const std::uint32_t (&
 #pragma unroll
   for (int k = 0; k < Words / 4; ++k) {
     std::uint32_t a0 = words[4 * k], a1 = words[4 * k + 1], a2 = words[4 * k + 2], a3 = words[4 * k + 3];
-    std::uint32_t other = __shfl_xor_sync(kAllLanes, (quad_lane & 1) ? a0 : a1, 1);
+    std::uint32_t other = exchange_lanes((quad_lane & 1) ? a0 : a1, 1);
     if (quad_lane & 1)
       a0 = other;
     else
       a1 = other;
-    other = __shfl_xor_sync(kAllLanes, (quad_lane & 1) ? a2 : a3, 1);
+    other = exchange_lanes((quad_lane & 1) ? a2 : a3, 1);
     if (quad_lane & 1)
       a2 = other;
     else
       a3 = other;
-    other = __shfl_xor_sync(kAllLanes, (quad_lane & 2) ? a0 : a2, 2);
+    other = exchange_lanes((quad_lane & 2) ? a0 : a2, 2);
     if (quad_lane & 2)
       a0 = other;
     else
       a2 = other;
-    other = __shfl_xor_sync(kAllLanes, (quad_lane & 2) ? a1 : a3, 2);
+    other = exchange_lanes((quad_lane & 2) ? a1 : a3, 2);
     if (quad_lane & 2)
       a1 = other;
     else

@@ -9,9 +9,22 @@
 
 namespace espalier::gpu::sm90 {
 
-inline constexpr int kThreads = 512;    ///< warpgroups 0 and 1 feed, 2 and 3 compute
-inline constexpr int kNarrowWarps = 8;  ///< that compute, and as many that feed them
+inline constexpr int kThreads = 384;    ///< three warpgroups: wide tiles are fed by the first, computed by the others
+inline constexpr int kNarrowWarps = 8;  ///< those that compute
 inline constexpr int kChunk = 64;       ///< elements of one 128-byte swizzled row
+
+/// When a block of the main launch lets the merge launch begin, whose blocks then take what room there is. Which is best
+/// where most multiprocessors have wide tiles has not been measured: perf/gpu/experiments.sh compiles all three.
+enum class SuccessorStart : std::uint8_t {
+  at_begin,
+  at_end,   ///< when the first of its warps has no more narrow tiles
+  with_end  ///< not before the block has ended
+};
+#if defined(ESPALIER_SM90_SUCCESSOR_START)
+inline constexpr SuccessorStart kSuccessorStart = SuccessorStart::ESPALIER_SM90_SUCCESSOR_START;
+#else
+inline constexpr SuccessorStart kSuccessorStart = SuccessorStart::at_begin;
+#endif
 
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.
 template <int HeadDim>
@@ -20,12 +33,11 @@ struct Config {
   static constexpr int kChunks = kPadded / kChunk;
   static constexpr int kRowBytes = kPadded * 2;
 
-  // Registers of a thread; 256 * (feeder + consumer) is the whole file in both phases. ptxas serialises wgmma when wide
-  // consumers get 184; a feeder that spills in its loop costs a third of the rate of what it feeds.
-  static constexpr int kWideFeederRegisters = 48;
-  static constexpr int kWideConsumerRegisters = 208;
-  static constexpr int kNarrowFeederRegisters = kPadded <= 128 ? 72 : 48;
-  static constexpr int kNarrowConsumerRegisters = 256 - kNarrowFeederRegisters;
+  // Registers of a thread, of 168 that the launch gives it. ptxas serialises wgmma when wide consumers get 184. Feeders
+  // must not spill: local memory misses the little of L1 that is left.
+  static constexpr int kFeederRegisters = 72;
+  static constexpr int kConsumerRegisters = 216;
+  static_assert(128 * kFeederRegisters + 256 * kConsumerRegisters <= 168 * kThreads);
 
   // Wide tiles: 128 pairs x kWideTokens a stage. 128 tokens were best at head_dim 128 (96, 160 and 176 were not);
   // above 128 the output alone takes 96 or 128 registers a thread and Q 48 or 64 KB, so stages halve.
@@ -35,23 +47,21 @@ struct Config {
   static constexpr int kWideQBytes = detail::kWidePairs * kRowBytes;
   static constexpr int kWideBytes = kWideQBytes + 2 * kWideStages * kWideStageBytes;
 
-  // Narrow tiles: each computing warp has a ring of stages that hold either K or V of kSteps steps of 16 tokens, laid
-  // out [chunk][token][64], and Q of one tile [pair][head_dim].
+  // Narrow tiles: each computing warp has a ring of stages that hold K or V of kSteps steps of 16 tokens, laid out
+  // [chunk][token][64], or Q of 16 pairs.
   static constexpr int kSteps = kPadded <= 128 ? 2 : 1;
   static constexpr int kStageTokens = kSteps * detail::kNarrowTokens;
   static constexpr int kStageBytes = kStageTokens * kRowBytes;
-  static constexpr int kNarrowStages = kPadded == 64 ? 6 : kPadded == 256 ? 2 : 3;
+  static constexpr int kNarrowStages = kPadded == 64 ? 6 : 3;
   static constexpr int kRingBytes = kNarrowStages * kStageBytes;
-  static constexpr int kNarrowQBytes = detail::kNarrowPairs * kRowBytes;
   static constexpr int kNarrowBytes = kNarrowWarps * kRingBytes;
 
   // The two kinds of tiles use the same memory one after the other.
-  static constexpr int kNarrowTotalBytes = kNarrowBytes + kNarrowWarps * kNarrowQBytes;
-  static constexpr int kDynamicBytes = kWideBytes > kNarrowTotalBytes ? kWideBytes : kNarrowTotalBytes;
+  static constexpr int kDynamicBytes = kWideBytes > kNarrowBytes ? kWideBytes : kNarrowBytes;
 
   static_assert(HeadDim % 8 == 0 && HeadDim <= 256);
   static_assert(kStageBytes % 1024 == 0, "a swizzled stage begins at a multiple of 1024 bytes");
-  static_assert(kDynamicBytes <= 227 * 1024 - 3 * 1024, "static shared memory takes almost 3 KB");
+  static_assert(kDynamicBytes <= 216 * 1024, "a few KB are static");
 };
 
 /// Divides non-negative 31-bit numbers by a fixed number.
@@ -75,10 +85,11 @@ inline Divisor make_divisor(std::int32_t divisor) {
 /// Kernel arguments: the plan, the problem, and the maps of the copy engine (64 bytes aligned by CUtensorMap).
 struct Arguments {
   CUtensorMap k_stage, v_stage;  ///< box of a narrow stage, all chunks
-  CUtensorMap k_run, v_run;      ///< box 16 tokens x one chunk: a step of a narrow tile
+  CUtensorMap k_run, v_run;      ///< box 16 tokens x one chunk
   CUtensorMap k_page, v_page;    ///< box page_tokens x one chunk: a page of a wide stage
   CUtensorMap k_token, v_token;  ///< box 1 token x one chunk
   CUtensorMap q_rows;            ///< box (128 / group) rows x group heads x one chunk, where the group divides 128
+  CUtensorMap q_group;           ///< box 1 row x group heads x one chunk, where the group is at most 16
   CUtensorMap q_pair;            ///< box 1 row x 1 head x one chunk
   detail::FusedPlanView plan;
   const void* q;
@@ -97,6 +108,7 @@ struct Arguments {
   Divisor by_block_tokens;
   float weight_scale;  ///< softmax weight = 2^(weight_scale * score)
   float score_scale;   ///< where `transform`: score = cap * tanh(score_scale * q.k), plain scale * q.k without a cap
+  float peak_slack;    ///< scores may exceed the peak of a softmax by this much: a factor of 2^8 in the weights
   float soft_cap;      ///< 0: none
   std::int32_t transform;  ///< scores are changed before the softmax: soft cap, or a scale that is not positive
 };

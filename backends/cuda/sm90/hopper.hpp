@@ -1,20 +1,34 @@
 #pragma once
-// The instructions of sm_90 that the kernels of this folder use, one function each.
+// The instructions of sm_90 that the kernels of this folder use beyond those of cuda/warp.hpp and wgmma.hpp, one function
+// each. tests/emulation has the same functions for the CPU.
 
 #include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 #include <type_traits>
 
+#include "backends/cuda/warp.hpp"
+
 namespace espalier::gpu::sm90 {
 
-inline constexpr int kWaveLanes = 32;
-inline constexpr unsigned kAllLanes = 0xffffffffu;
+/// The block's dynamic shared memory, aligned as swizzled stages must be.
+__device__ __forceinline__ unsigned char* swizzled_shared_memory() {
+  extern __shared__ __align__(1024) unsigned char swizzled_memory[];
+  return swizzled_memory;
+}
 
-__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+// ------------------------------------------------------------------------------------------------------- registers
+
+/// Gives up registers of each thread of the warpgroup: kRegisters are left.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// Takes registers that others have given up.
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 // -------------------------------------------------------------------------------------------------------- barriers
@@ -78,13 +92,6 @@ __device__ __forceinline__ void copy_kv(std::uint32_t destination, const CUtenso
       : "memory");
 }
 
-/// The same box into L2 only.
-__device__ __forceinline__ void prefetch_kv(const CUtensorMap* map, int d, int token, int chunk, int head, int block) {
-  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(d), "r"(token),
-               "r"(chunk), "r"(head), "r"(block)
-               : "memory");
-}
-
 /// Box of Q at (head_dim offset, head, row) into shared memory.
 __device__ __forceinline__ void copy_q(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d,
                                        int head, int row) {
@@ -95,23 +102,9 @@ __device__ __forceinline__ void copy_q(std::uint32_t destination, const CUtensor
       : "memory");
 }
 
-// -------------------------------------------------------------------------------------------- warp matrix instructions
+// -------------------------------------------------------------------------------------------------------- matrices
 
-/// Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
-__device__ __forceinline__ void load_matrices(std::uint32_t (&m)[4], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-
+/// Four 8 x 8 matrices of 16-bit elements, each transposed; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void store_matrices_transposed(std::uint32_t address, std::uint32_t m0, std::uint32_t m1,
                                                           std::uint32_t m2, std::uint32_t m3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(m0),
@@ -119,76 +112,81 @@ __device__ __forceinline__ void store_matrices_transposed(std::uint32_t address,
                : "memory");
 }
 
+/// An 8 x 8 matrix of which each lane has two neighbours of a row.
 __device__ __forceinline__ std::uint32_t transpose_matrix(std::uint32_t m) {
   std::uint32_t result;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(m));
   return result;
 }
 
-/// c (16 x 8) += a (16 x 16) b (16 x 8)
-template <class T>
-__device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                             std::uint32_t b1) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
-}
+// ---------------------------------------------------------------------------------------------------- other accesses
 
-// ----------------------------------------------------------------------------------------- warpgroup matrix instructions
-
-/// Descriptor of an operand in 128-byte swizzled shared memory. Strides in bytes: `leading` between columns of 64
-/// elements of a transposed operand (unused otherwise), `stride` between groups of 8 rows.
-__device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t address, std::uint32_t leading,
-                                                           std::uint32_t stride) {
-  return static_cast<std::uint64_t>((address & 0x3ffffu) >> 4) | (static_cast<std::uint64_t>(leading >> 4) << 16) |
-         (static_cast<std::uint64_t>(stride >> 4) << 32) | (1ull << 62);
-}
-
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int Pending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
-// ------------------------------------------------------------------------------------------------------- arithmetic
-
-/// 2^x, about 2 ulp; 0 for -inf.
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-/// Two floats rounded to T; `low` in the lower half.
-template <class T>
-__device__ __forceinline__ std::uint32_t pack(float low, float high) {
-  std::uint32_t packed;
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  }
-  return packed;
-}
-
+/// Two floats from two packed ones; the lower half comes first.
 template <class T>
 __device__ __forceinline__ float2 unpack(std::uint32_t packed) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&packed));
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u));
   } else {
-    return __half22float2(*reinterpret_cast<__half2*>(&packed));
+    float2 value;
+    asm("{\n.reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.f32.f16 %0, low;\n"
+        "cvt.f32.f16 %1, high;\n}"
+        : "=f"(value.x), "=f"(value.y)
+        : "r"(packed));
+    return value;
   }
+}
+
+/// log2 to about 2 units in the last place; -inf for 0.
+__device__ __forceinline__ float fast_log2(float x) { return __log2f(x); }
+
+/// Keeps ptxas from computing an address again wherever it is used.
+__device__ __forceinline__ std::uint32_t pinned(std::uint32_t value) {
+  std::uint32_t result;
+  asm volatile("mov.b32 %0, %1;" : "=r"(result) : "r"(value));
+  return result;
+}
+
+__device__ __forceinline__ int load_shared(std::uint32_t address) {
+  int value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_shared(std::uint32_t address, int value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ std::uint16_t load_shared_half(std::uint32_t address) {
+  std::uint16_t value;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_shared_half(std::uint32_t address, std::uint16_t value) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
+}
+
+__device__ __forceinline__ uint4 load_shared_words(std::uint32_t address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+/// 16 bytes.
+__device__ __forceinline__ void clear_shared(std::uint32_t address) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
+}
+
+/// 16 bytes at once. (A plain assignment of a uint4 may become four stores.)
+__device__ __forceinline__ void store_words(void* target, uint4 words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words.x), "r"(words.y), "r"(words.z),
+               "r"(words.w)
+               : "memory");
 }
 
 // --------------------------------------------------------------------------------- programmatic dependent launch

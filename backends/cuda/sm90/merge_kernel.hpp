@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
     float weights[kReads], highest = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kReads; ++i) {
-      const int partial = __shfl_sync(kAllLanes, entry.x, i * kAcross + lse_entry);
-      const int interval = __shfl_sync(kAllLanes, entry.y, i * kAcross + lse_entry);
+      const int partial = value_of_lane(entry.x, i * kAcross + lse_entry);
+      const int interval = value_of_lane(entry.y, i * kAcross + lse_entry);
       const bool inside = lse_pair >= (interval & 0xffff) && lse_pair < (interval >> 16);
       covered |= inside;
       weights[i] = inside && partial != detail::kNoPartial ? __ldcg(plan.partial_lse + partial + lse_pair) : -INFINITY;
@@ -87,23 +87,23 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
     }
 #pragma unroll
     for (int step = kRows; step < kWaveLanes; step <<= 1) {
-      highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, step));
+      highest = fmaxf(highest, exchange_lanes(highest, step));
     }
     const float new_top = fmaxf(top, highest);
-    const float factor = top > -INFINITY ? exp2_fast(top - new_top) : 0.0f;
+    const float factor = top > -INFINITY ? fast_exp2(top - new_top) : 0.0f;
     top = new_top;
 #pragma unroll
     for (int i = 0; i < kReads; ++i) {
-      weights[i] = weights[i] > -INFINITY ? exp2_fast(weights[i] - top) : 0.0f;
+      weights[i] = weights[i] == -INFINITY ? 0.0f : fast_exp2(weights[i] - top);
       sum += weights[i];
     }
 #pragma unroll
-    for (int step = kRows; step < kWaveLanes; step <<= 1) sum += __shfl_xor_sync(kAllLanes, sum, step);
+    for (int step = kRows; step < kWaveLanes; step <<= 1) sum += exchange_lanes(sum, step);
     total = total * factor + sum;
     if (done > 0) {
 #pragma unroll
       for (int p = 0; p < Passes; ++p) {
-        const float row_factor = __shfl_sync(kAllLanes, factor, p * kTogether + together);
+        const float row_factor = value_of_lane(factor, p * kTogether + together);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[p][i] *= row_factor;
       }
@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
       uint4 rows[kAhead][Passes];
 #pragma unroll
       for (int e = 0; e < kAhead; ++e) {
-        const int partial = __shfl_sync(kAllLanes, entry.x, e0 + e);
-        const int interval = __shfl_sync(kAllLanes, entry.y, e0 + e);
+        const int partial = value_of_lane(entry.x, e0 + e);
+        const int interval = value_of_lane(entry.y, e0 + e);
 #pragma unroll
         for (int p = 0; p < Passes; ++p) {
           const int pair = first_pair + p * kTogether + together;
@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
       for (int e = 0; e < kAhead; ++e) {
 #pragma unroll
         for (int p = 0; p < Passes; ++p) {
-          const float weight = __shfl_sync(kAllLanes, weights[(e0 + e) / kAcross],
-                                           (e0 + e) % kAcross * kRows + p * kTogether + together);
+          const float weight =
+              value_of_lane(weights[(e0 + e) / kAcross], (e0 + e) % kAcross * kRows + p * kTogether + together);
           const std::uint32_t words[4] = {rows[e][p].x, rows[e][p].y, rows[e][p].z, rows[e][p].w};
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
@@ -149,17 +149,17 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
   }
 #pragma unroll
   for (int step = kRows; step < kWaveLanes; step <<= 1) {
-    covered |= __shfl_xor_sync(kAllLanes, static_cast<int>(covered), step) != 0;
+    covered |= exchange_lanes(static_cast<int>(covered), step) != 0;
   }
 #pragma unroll
   for (int p = 0; p < Passes; ++p) {
     const int pair_of_warp = p * kTogether + together;
-    const float row_total = __shfl_sync(kAllLanes, total, pair_of_warp);
-    const float row_top = __shfl_sync(kAllLanes, top, pair_of_warp);
-    const bool row_covered = __shfl_sync(kAllLanes, static_cast<int>(covered), pair_of_warp) != 0;
+    const float row_total = value_of_lane(total, pair_of_warp);
+    const float row_top = value_of_lane(top, pair_of_warp);
+    const bool row_covered = value_of_lane(static_cast<int>(covered), pair_of_warp) != 0;
     const int pair = pair_block * detail::kMergePairs + first_pair + pair_of_warp;
     if (!row_covered || pair >= all_pairs) continue;
-    const float inverse = row_total > 0.0f ? 1.0f / row_total : 0.0f;
+    const float inverse = row_total == 0.0f ? 0.0f : 1.0f / row_total;
     const PairPlace place = places[p];
     if (row_lane * 8 < HeadDim) {
       uint4 result;
@@ -167,9 +167,9 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
       result.y = pack<T>(sums[p][2] * inverse, sums[p][3] * inverse);
       result.z = pack<T>(sums[p][4] * inverse, sums[p][5] * inverse);
       result.w = pack<T>(sums[p][6] * inverse, sums[p][7] * inverse);
-      *(reinterpret_cast<uint4*>(out_of<T>(arguments, place)) + row_lane) = result;
+      store_words(out_of<T>(arguments, place) + row_lane * 8, result);
     }
-    if (row_lane == 0) store_lse(arguments, place, row_total > 0.0f ? row_top + __log2f(row_total) : -INFINITY);
+    if (row_lane == 0) store_lse(arguments, place, row_total == 0.0f ? -INFINITY : row_top + fast_log2(row_total));
   }
 }
 

@@ -1,19 +1,25 @@
 #pragma once
-// wgmma m64nNk16 for N = 64 and 128, the operands that attention needs: scores = Q K^T with both operands in shared
+// wgmma m64nNk16, as tests/emulation has it for the CPU, for N = 64 and 128, the operands that attention needs: scores = Q K^T with both operands in shared
 // memory, output += P V with P in registers and V stored token by token (hence transposed).
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 #include <type_traits>
 
+#include "backends/gpu/platform.hpp"
+
 namespace espalier::gpu::sm90 {
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
 
 /// d (64 x 64) += or = a b^T; a and b are descriptors of K-major operands.
 template <class T>
 __device__ __forceinline__ void wgmma_n64(float* d, std::uint64_t a, std::uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -43,7 +49,7 @@ __device__ __forceinline__ void wgmma_n64(float* d, std::uint64_t a, std::uint64
 /// d (64 x 64) += or = a b; a in registers, b the descriptor of an operand whose rows are the summed index.
 template <class T>
 __device__ __forceinline__ void wgmma_n64(float* d, const std::uint32_t* a, std::uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -73,7 +79,7 @@ __device__ __forceinline__ void wgmma_n64(float* d, const std::uint32_t* a, std:
 /// d (64 x 128) += or = a b^T; a and b are descriptors of K-major operands.
 template <class T>
 __device__ __forceinline__ void wgmma_n128(float* d, std::uint64_t a, std::uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -115,7 +121,7 @@ __device__ __forceinline__ void wgmma_n128(float* d, std::uint64_t a, std::uint6
 /// d (64 x 128) += or = a b; a in registers, b the descriptor of an operand whose rows are the summed index.
 template <class T>
 __device__ __forceinline__ void wgmma_n128(float* d, const std::uint32_t* a, std::uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"

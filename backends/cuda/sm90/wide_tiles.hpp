@@ -1,6 +1,6 @@
 #pragma once
-// Wide tiles: up to 128 pairs of one node, bound by the matrix units. One producer warp fills stages of K and V with
-// the copy engine; two consumer warpgroups hold 64 pairs each, scores = Q K^T and output += P V by wgmma. While one
+// Wide tiles: up to 128 pairs of a node or a chain of nodes, bound by the matrix units. Four warps fill stages of K and V
+// with the copy engine; two consumer warpgroups hold 64 pairs each, scores = Q K^T and output += P V by wgmma. While one
 // warpgroup computes softmax, the other has the matrix units (the barriers kTurn), and within a warpgroup the scores of
 // the next stage are in flight beside the second product of this one.
 
@@ -9,12 +9,19 @@
 
 namespace espalier::gpu::sm90 {
 
+/// Descriptor of an operand in 128-byte swizzled shared memory. Strides in bytes: `leading` between columns of 64
+/// elements of a transposed operand (unused otherwise), `stride` between groups of 8 rows.
+__device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t address, std::uint32_t leading,
+                                                           std::uint32_t stride) {
+  return static_cast<std::uint64_t>((address & 0x3ffffu) >> 4) | (static_cast<std::uint64_t>(leading >> 4) << 16) |
+         (static_cast<std::uint64_t>(stride >> 4) << 32) | (1ull << 62);
+}
+
 /// Named barriers of the block.
 enum NamedBarrier : int {
-  kTurn = 1,   ///< and 2: the turn of each consumer warpgroup on the matrix units
-  kGroup = 4,  ///< and 5: within a consumer warpgroup
-  kBlock = 6,  ///< all threads: the wide tiles are done, their shared memory is free
-  kFeeders = 7
+  kTurn = 1,      ///< and 2: the turn of each consumer warpgroup on the matrix units
+  kGroup = 4,     ///< and 5: within a consumer warpgroup
+  kConsumers = 6  ///< all computing warps: the wide tiles are done, their shared memory is free
 };
 
 /// Warps 0 and 1 feed K and Q, warps 2 and 3 feed V, each the chunks whose number has its parity: issuing copies takes a
@@ -77,75 +84,89 @@ class WideFeeder {
   __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
     const int4 first = __ldg(reinterpret_cast<const int4*>(tile));
     const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
-    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + first.x));
     pair_begin_ = second.x;
     pairs_ = second.z & 0xffff;
     kv_head_ = static_cast<unsigned>(second.z) >> 16;
+    tokens_ = first.w;
+    segment_ = first.x;
+    const int4 segment = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + segment_));
     table_begin_ = segment.x;
     place_ = segment.z + first.z;
-    tokens_ = first.w;
+    segment_left_ = segment.w - first.z;
     const int page = arguments_.page_tokens;
-    paged_ = page > 0 && (place_ & (page - 1)) == 0;
-    if (paged_) find_page(0);
+    paged_ = page > 0 && (place_ & (page - 1)) == 0 && first.y == first.x + 1;
+    if (paged_)
+      find_page(0);
+    else
+      pieces_ = walk<false>(min(C::kWideTokens, tokens_), lane_);
     if (!values_) find_rows();
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int begin, int end) {
-    const CUtensorMap* page_map = values_ ? &arguments_.v_page : &arguments_.k_page;
-    const CUtensorMap* token_map = values_ ? &arguments_.v_token : &arguments_.k_token;
-    std::uint64_t* full_barriers = values_ ? memory_.barriers->v_full : memory_.barriers->k_full;
-    std::uint64_t* empty_barriers = values_ ? memory_.barriers->v_empty : memory_.barriers->k_empty;
-    const int page = arguments_.page_tokens, page_bytes = page * 128;
-    const int page_shift = page > 0 ? 31 - __clz(page) : 0;
-    int stage = 0;
-    std::uint32_t parity = 0, q_parity = 0;
     for (int number = begin; number < end; ++number) {
       if (number > begin) prepare(tiles + number);
-      for (int first = 0; first < tokens_; first += C::kWideTokens) {
-        const std::uint32_t full = shared_address(full_barriers + stage);
-        const std::uint32_t destination =
-            (values_ ? memory_.v(stage) : memory_.k(stage)) + part_ * C::kWideTokens * 128;
-        const int tokens = min(C::kWideTokens, tokens_ - first);
-        const int block = page_block_, offset = page_offset_;
-        if (paged_ && first + C::kWideTokens < tokens_) find_page(first + C::kWideTokens);
-        barrier_wait(shared_address(empty_barriers + stage), parity ^ 1);
-        if (paged_) {
-          const int pages = (tokens + page - 1) >> page_shift;
-          if (lane_ == 0) barrier_expect(full, pages * page_bytes * chunks_);
-          __syncwarp();
-          if (lane_ < pages) {
-#pragma unroll
-            for (int c = 0; c < (C::kChunks + 1) / 2; ++c) {
-              if (c < chunks_) {
-                copy_kv(destination + c * 2 * C::kWideTokens * 128 + lane_ * page_bytes, page_map, full,
-                        (2 * c + part_) * kChunk, offset, 0, kv_head_, block, kEvictNormal);
-              }
-            }
-          }
-        } else {
-          copy_tokens(token_map, destination, full, first, tokens);
-        }
-        if (first == 0 && !values_) {
-          barrier_wait(shared_address(&memory_.barriers->q_empty), q_parity ^ 1);
-          q_parity ^= 1;
-          copy_q_rows();
-        }
-        if (++stage == C::kWideStages) {
-          stage = 0;
-          parity ^= 1;
-        }
-      }
+      if (paged_)
+        feed<true>();
+      else
+        feed<false>();
     }
   }
 
  private:
+  /// The stages of a tile.
+  template <bool Paged>
+  __device__ __forceinline__ void feed() {
+    const CUtensorMap* page_map = values_ ? &arguments_.v_page : &arguments_.k_page;
+    const std::uint32_t full_barriers = shared_address(values_ ? memory_.barriers->v_full : memory_.barriers->k_full);
+    const std::uint32_t empty_barriers =
+        shared_address(values_ ? memory_.barriers->v_empty : memory_.barriers->k_empty);
+    const int page = arguments_.page_tokens;
+#pragma unroll 1
+    for (int first = 0; first < tokens_; first += C::kWideTokens) {
+      const std::uint32_t full = full_barriers + stage_ * 8;
+      const std::uint32_t destination =
+          (values_ ? memory_.v(stage_) : memory_.k(stage_)) + part_ * C::kWideTokens * 128;
+      const int left = tokens_ - first, tokens = min(C::kWideTokens, left);
+      if (Paged) {
+        const int block = piece_block_, offset = piece_offset_;
+        if (left > C::kWideTokens) find_page(first + C::kWideTokens);
+        barrier_wait(empty_barriers + stage_ * 8, parity_ ^ 1);
+        const int pages = (tokens + page - 1) >> (31 - __clz(page));
+        if (lane_ == 0) barrier_expect(full, pages * page * 128 * chunks_);
+        synchronise_warp();
+        if (lane_ < pages) {
+#pragma unroll
+          for (int c = 0; c < (C::kChunks + 1) / 2; ++c) {
+            if (c < chunks_) {
+              copy_kv(destination + c * 2 * C::kWideTokens * 128 + lane_ * page * 128, page_map, full,
+                      (2 * c + part_) * kChunk, offset, 0, kv_head_, block, kEvictNormal);
+            }
+          }
+        }
+      } else {
+        barrier_wait(empty_barriers + stage_ * 8, parity_ ^ 1);
+        copy_pieces(destination, full, tokens);
+        if (left > C::kWideTokens) pieces_ = walk<false>(min(C::kWideTokens, left - C::kWideTokens), lane_);
+      }
+      if (first == 0 && !values_) {
+        barrier_wait(shared_address(&memory_.barriers->q_empty), q_parity_ ^ 1);
+        q_parity_ ^= 1;
+        copy_q_rows();
+      }
+      if (++stage_ == C::kWideStages) {
+        stage_ = 0;
+        parity_ ^= 1;
+      }
+    }
+  }
+
   /// The page of this lane in the stage that begins at a token of the tile.
   __device__ __forceinline__ void find_page(int first) {
     const int token = first + lane_ * arguments_.page_tokens;
     if (token >= tokens_ || token >= first + C::kWideTokens) return;
     const int entry = divide(place_ + token, arguments_.by_block_tokens);
-    page_offset_ = place_ + token - entry * arguments_.block_tokens;
-    page_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
+    piece_offset_ = place_ + token - entry * arguments_.block_tokens;
+    piece_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
   }
 
   /// Whether one copy can bring all rows of Q: they follow one another for the caller, too.
@@ -164,22 +185,66 @@ class WideFeeder {
     rows_together_ = __all_sync(kAllLanes, together);
   }
 
-  /// Token by token, where blocks or the place of the node in them fit no page.
-  __device__ __forceinline__ void copy_tokens(const CUtensorMap* map, std::uint32_t destination, std::uint32_t full,
-                                              int first, int tokens) {
-    if (lane_ == 0) barrier_expect(full, tokens * 128 * chunks_);
-    __syncwarp();
+  /// Where a stage holds tokens of several segments, or no whole pages: pieces of 16 tokens that lie in one block, and
+  /// the single tokens around them. Finds piece `number` of the next stage, and with `Move` goes on behind the stage.
+  /// @returns the pieces of the stage
+  template <bool Move>
+  __device__ __forceinline__ int walk(int tokens, int number) {
+    int segment = segment_, table_begin = table_begin_, place = place_, segment_left = segment_left_;
+    int row = 0, pieces = 0;
 #pragma unroll 1
-    for (int i = lane_; i < tokens; i += kWaveLanes) {
-      const int place = place_ + first + i, entry = divide(place, arguments_.by_block_tokens);
-      const int block = __ldg(arguments_.plan.block_table + table_begin_ + entry);
+    while (row < tokens) {
+      if (segment_left == 0) {
+        const int4 words = __ldg(reinterpret_cast<const int4*>(arguments_.plan.segments + ++segment));
+        table_begin = words.x;
+        place = words.z;
+        segment_left = words.w;
+      }
+      const int now = min(tokens - row, segment_left);
+      if (!Move) {
+        const int head = arguments_.page_tokens > 0 ? min(now, -place & 15) : now;
+        const int runs = (now - head) / 16, i = number - pieces;
+        const int count = now - 15 * runs;
+        if (i >= 0 && i < count) {
+          piece_run_ = i < runs;
+          const int token = i < runs ? head + 16 * i : i - runs < head ? i - runs : 15 * runs + i;
+          const int entry = divide(place + token, arguments_.by_block_tokens);
+          piece_row_ = row + token;
+          piece_offset_ = place + token - entry * arguments_.block_tokens;
+          piece_block_ = __ldg(arguments_.plan.block_table + table_begin + entry);
+        }
+        pieces += count;
+      }
+      row += now;
+      place += now;
+      segment_left -= now;
+    }
+    if (Move) {
+      segment_ = segment;
+      table_begin_ = table_begin;
+      place_ = place;
+      segment_left_ = segment_left;
+    }
+    return pieces;
+  }
+
+  /// Copies the pieces of the next stage, of which the first 32 have been found.
+  __device__ __forceinline__ void copy_pieces(std::uint32_t destination, std::uint32_t full, int tokens) {
+    const CUtensorMap* run_map = values_ ? &arguments_.v_run : &arguments_.k_run;
+    const CUtensorMap* token_map = values_ ? &arguments_.v_token : &arguments_.k_token;
+    if (lane_ == 0) barrier_expect(full, tokens * 128 * chunks_);
+    synchronise_warp();
+#pragma unroll 1
+    for (int number = lane_; number < pieces_; number += kWaveLanes) {
+      if (number >= kWaveLanes) walk<false>(tokens, number);
 #pragma unroll 1
       for (int c = 0; c < chunks_; ++c) {
-        copy_kv(destination + c * 2 * C::kWideTokens * 128 + i * 128, map, full, (2 * c + part_) * kChunk,
-                place - entry * arguments_.block_tokens, 0, kv_head_, block, kEvictNormal);
+        copy_kv(destination + c * 2 * C::kWideTokens * 128 + piece_row_ * 128, piece_run_ ? run_map : token_map, full,
+                (2 * c + part_) * kChunk, piece_offset_, 0, kv_head_, piece_block_, kEvictNormal);
       }
     }
-    __syncwarp();
+    synchronise_warp();
+    walk<true>(tokens, 0);
   }
 
   __device__ __forceinline__ void copy_q_rows() {
@@ -194,11 +259,11 @@ class WideFeeder {
                  kv_head_ * arguments_.group, first_row_);
         }
       }
-      __syncwarp();
+      synchronise_warp();
       return;
     }
     if (lane_ == 0) barrier_expect(full, pairs_ * 128 * chunks_);
-    __syncwarp();
+    synchronise_warp();
 #pragma unroll 1
     for (int i = lane_; i < pairs_; i += kWaveLanes) {
       const PairPlace place = locate_pair(arguments_, pair_begin_ + i, kv_head_);
@@ -208,7 +273,7 @@ class WideFeeder {
                (2 * c + part_) * kChunk, place.head, place.row);
       }
     }
-    __syncwarp();
+    synchronise_warp();
   }
 
   const Arguments& arguments_;
@@ -218,9 +283,14 @@ class WideFeeder {
   const int part_;    ///< parity of its chunks
   const int chunks_;  ///< how many they are
   int pair_begin_ = 0, pairs_ = 0, kv_head_ = 0;
-  int table_begin_ = 0, place_ = 0, tokens_ = 0;
-  bool paged_ = false;
-  int page_block_ = 0, page_offset_ = 0;
+  int stage_ = 0;
+  std::uint32_t parity_ = 0, q_parity_ = 0;
+  int segment_ = 0, table_begin_ = 0, place_ = 0, segment_left_ = 0;  ///< the cursor; fixed while `paged_`
+  int tokens_ = 0;
+  bool paged_ = false;                      ///< one segment, whole pages: each lane has a page
+  int piece_block_ = 0, piece_offset_ = 0;  ///< the page or piece of this lane in the next stage
+  int piece_row_ = 0, pieces_ = 0;
+  bool piece_run_ = false;
   bool rows_together_ = false;
   int first_row_ = 0;
 };
@@ -351,13 +421,18 @@ class WideConsumer {
   }
 
   __device__ __forceinline__ void find_limits(const detail::FusedTile* tile) {
-    const int2 own = __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + tile->segment_begin) + 3);
+    int before = -tile->skip;  // tokens of the tile in front of its last segment
+#pragma unroll 1
+    for (int segment = tile->segment_begin; segment < tile->segment_end - 1; ++segment) {
+      before += __ldg(&arguments_.plan.segments[segment].tokens);
+    }
+    const int2 own = __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + tile->segment_end - 1) + 3);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = divide(tile->pair_begin + min(row_of_thread(half), tile->pairs - 1), arguments_.by_group);
       if (row < own.x) {
-        const int visible = __ldg(arguments_.plan.row_visible + row) - own.y - tile->skip;
-        limit_[half] = max(min(visible, tile->tokens), 0);
+        const int visible = max(__ldg(arguments_.plan.row_visible + row) - own.y, 0);
+        limit_[half] = max(min(before + visible, tile->tokens), 0);
       }
     }
   }
@@ -417,22 +492,22 @@ class WideConsumer {
       top0 = fmaxf(top0, fmaxf(scores[4 * j], scores[4 * j + 1]));
       top1 = fmaxf(top1, fmaxf(scores[4 * j + 2], scores[4 * j + 3]));
     }
-    top0 = fmaxf(top0, __shfl_xor_sync(kAllLanes, top0, 1));
-    top1 = fmaxf(top1, __shfl_xor_sync(kAllLanes, top1, 1));
-    top0 = fmaxf(fmaxf(top0, __shfl_xor_sync(kAllLanes, top0, 2)), peak_[0]);
-    top1 = fmaxf(fmaxf(top1, __shfl_xor_sync(kAllLanes, top1, 2)), peak_[1]);
-    factor_[0] = exp2_fast((peak_[0] - top0) * scale);
-    factor_[1] = exp2_fast((peak_[1] - top1) * scale);
+    top0 = fmaxf(top0, exchange_lanes(top0, 1));
+    top1 = fmaxf(top1, exchange_lanes(top1, 1));
+    top0 = fmaxf(fmaxf(top0, exchange_lanes(top0, 2)), peak_[0]);
+    top1 = fmaxf(fmaxf(top1, exchange_lanes(top1, 2)), peak_[1]);
+    factor_[0] = fast_exp2((peak_[0] - top0) * scale);
+    factor_[1] = fast_exp2((peak_[1] - top1) * scale);
     peak_[0] = top0;
     peak_[1] = top1;
-    const float shift0 = -top0 * scale, shift1 = -top1 * scale;
+    const float shift0 = shift_of(top0, scale), shift1 = shift_of(top1, scale);
     float sum0 = 0.0f, sum1 = 0.0f;
 #pragma unroll
     for (int j = 0; j < kScores / 4; ++j) {
-      scores[4 * j] = exp2_fast(fmaf(scores[4 * j], scale, shift0));
-      scores[4 * j + 1] = exp2_fast(fmaf(scores[4 * j + 1], scale, shift0));
-      scores[4 * j + 2] = exp2_fast(fmaf(scores[4 * j + 2], scale, shift1));
-      scores[4 * j + 3] = exp2_fast(fmaf(scores[4 * j + 3], scale, shift1));
+      scores[4 * j] = fast_exp2(fmaf(scores[4 * j], scale, shift0));
+      scores[4 * j + 1] = fast_exp2(fmaf(scores[4 * j + 1], scale, shift0));
+      scores[4 * j + 2] = fast_exp2(fmaf(scores[4 * j + 2], scale, shift1));
+      scores[4 * j + 3] = fast_exp2(fmaf(scores[4 * j + 3], scale, shift1));
       sum0 += scores[4 * j] + scores[4 * j + 1];
       sum1 += scores[4 * j + 2] + scores[4 * j + 3];
     }
@@ -454,7 +529,7 @@ class WideConsumer {
     for (int chunk = 0; chunk < C::kChunks; ++chunk) {
       const std::uint32_t first = memory_.v(stage) + chunk * kTokens * 128 + tokens * 128;
       for (int i = thread_; i < words; i += 128) {
-        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(first + i * 16), "r"(0) : "memory");
+        clear_shared(first + i * 16);
       }
     }
     fence_async_proxy();
@@ -472,10 +547,10 @@ class WideConsumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float weight = weight_[half];
-      weight += __shfl_xor_sync(kAllLanes, weight, 1);
-      weight += __shfl_xor_sync(kAllLanes, weight, 2);
-      inverse[half] = weight > 0.0f ? 1.0f / weight : 0.0f;
-      const float lse = weight > 0.0f ? peak_[half] * arguments_.weight_scale + __log2f(weight) : -INFINITY;
+      weight += exchange_lanes(weight, 1);
+      weight += exchange_lanes(weight, 2);
+      inverse[half] = weight == 0.0f ? 0.0f : 1.0f / weight;
+      const float lse = weight == 0.0f ? -INFINITY : peak_[half] * arguments_.weight_scale + fast_log2(weight);
       const int row = row_of_thread(half);
       valid[half] = row < tile->pairs;
       if (direct) {

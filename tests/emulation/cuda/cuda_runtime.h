@@ -5,20 +5,20 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "tests/emulation/emulator.hpp"
+#include "tests/emulation/cuda/shared_memory.hpp"
 
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static
 #define __forceinline__ inline
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __noinline__
 #define __grid_constant__
 #define __launch_bounds__(...)
 
 struct dim3 {
   dim3() = default;
-  explicit dim3(unsigned count) : x(count) {}
+  dim3(unsigned count) : x(count) {}  // NOLINT(google-explicit-constructor): CUDA's is one
   unsigned x = 1;
 };
 
@@ -38,48 +38,68 @@ struct float4 {
 struct uint2 {
   unsigned x, y;
 };
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess, cudaErrorNotSupported };
+enum cudaError_t { cudaSuccess, cudaErrorNotSupported, cudaErrorInvalidValue };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 namespace espalier::emulator {
 
-/// Dynamic shared memory of the block that runs; it begins as NaN.
-inline constexpr std::size_t kMostSharedBytes = 99 << 10;
-alignas(128) inline unsigned char shared_memory[kMostSharedBytes];
+/// Called before and after each block: what instructions leave behind in the emulator.
+inline std::vector<void (*)()> at_begin, at_end;
 
-/// A copy of 16 bytes into shared memory that is on its way.
-struct AsyncCopy {
-  std::uint32_t destination;
-  const void* source;  ///< null: zeros
+struct AtBlock {
+  AtBlock(void (*begin)(), void (*end)()) {
+    at_begin.push_back(begin);
+    at_end.push_back(end);
+  }
 };
-
-/// Of each thread: the groups that are on their way, oldest first, and last the one that is not closed.
-inline std::vector<std::vector<std::vector<AsyncCopy>>> async_copies;
 
 }  // namespace espalier::emulator
 
 template <class Params>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
   using namespace espalier::emulator;
-  const unsigned threads = config->blockDim.x;
-  if (config->dynamicSmemBytes > kMostSharedBytes) stop("more shared memory than a block may have");
-  run(config->gridDim.x, threads, [=] {
-    if (block.thread == 0) {
-      std::memset(shared_memory, 0xff, sizeof shared_memory);
-      async_copies.assign(threads, {{}});
-    }
-    kernel(params);
-  });
+  begin_shared_memory(config->dynamicSmemBytes);
+  const auto call = [](const std::vector<void (*)()>& functions) {
+    for (void (*function)() : functions) function();
+  };
+  run(
+      config->gridDim.x, config->blockDim.x, [=] { kernel(params); },
+      [=] {
+        poison_shared_memory();
+        call(at_begin);
+      },
+      [=] { call(at_end); });
   return cudaSuccess;
 }
 
@@ -104,7 +124,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(
   return cudaSuccess;
 }
 
-inline void __syncthreads() { espalier::emulator::synchronise_block(); }
+#define __syncthreads espalier::emulator::synchronise_block
 
 template <class Value>
 Value __shfl_sync(unsigned, Value value, int lane) {
@@ -121,3 +141,47 @@ Value __shfl_up_sync(unsigned, Value value, unsigned distance) {
   const int lane = espalier::emulator::lane(), source = lane - static_cast<int>(distance);
   return espalier::emulator::exchange(value, source < 0 ? lane : source);
 }
+
+template <class Value>
+Value __shfl_down_sync(unsigned, Value value, unsigned distance) {
+  const int lane = espalier::emulator::lane(), source = lane + static_cast<int>(distance);
+  return espalier::emulator::exchange(value, source < espalier::emulator::kLanes ? source : lane);
+}
+
+inline int __reduce_add_sync(unsigned, int value) {
+  return espalier::emulator::meet_wave<int>("sum over a warp", value, [](espalier::emulator::Wave& all) {
+    int sum = 0;
+    for (const espalier::emulator::Slot& in : all.in) {
+      int of_lane;
+      std::memcpy(&of_lane, &in, sizeof of_lane);
+      sum += of_lane;
+    }
+    for (espalier::emulator::Slot& out : all.out) std::memcpy(&out, &sum, sizeof sum);
+  });
+}
+
+inline int __all_sync(unsigned, int condition) { return __reduce_add_sync(0, condition != 0) == espalier::emulator::kLanes; }
+
+template <class Value>
+Value atomicAdd(Value* counter, Value more) {
+  const Value before = *counter;
+  *counter += more;
+  return before;
+}
+
+/// Loads that may be up to 16 bytes wide, and must then be aligned so.
+template <class Value>
+Value __ldg(const Value* source) {
+  if (reinterpret_cast<std::uintptr_t>(source) % sizeof(Value) != 0) espalier::emulator::stop("an unaligned load");
+  return *source;
+}
+
+template <class Value>
+Value __ldcg(const Value* source) {
+  return __ldg(source);
+}
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(std::uint64_t{a} * b >> 32); }
+inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a < b ? b : a; }

@@ -1,20 +1,100 @@
 #include "tests/emulation/cuda/emulated_kernels.hpp"
 
 #include "backends/cuda/sm80/attend.hpp"
+#include "backends/cuda/sm90/attend.hpp"
 #include "backends/gpu/any_element.hpp"
+#include "tests/emulation/cuda/copy_engine.hpp"
 
 namespace espalier::test {
+namespace {
 
-void emulated_attend(const espalier::detail::AttendParams& params) {
-  const gpu::Status status =
-      emulated_on_matrix_units(params) ? gpu::sm80::attend(params, nullptr) : gpu::simt_attend(params, nullptr);
+using backend::Shape;
+using espalier::detail::AttendParams;
+using espalier::detail::FusedPlanView;
+
+constexpr std::size_t kSharedBytesOfBlock[] = {99 << 10, 227 << 10};  // of the smallest sm_80 to 89, of sm_90
+
+std::string runs_anywhere() { return ""; }
+std::string status_text(int) { return "an emulated launch fails"; }
+
+namespace sm90 {
+
+std::string why_not_shape(const Shape& shape) {
+  return gpu::sm90::why_not_shape(shape.scalar, shape.head_dim, shape.block_tokens);
+}
+
+std::string why_not_params(const AttendParams& call) { return gpu::sm90::unsupported_reason(call); }
+
+int attend(const AttendParams& call, const FusedPlanView& plan, std::int32_t q_rows, backend::Stream) {
+  emulator::shared_limit = kSharedBytesOfBlock[1];
+  return gpu::sm90::attend({call, plan, q_rows, false}, nullptr);
+}
+
+}  // namespace sm90
+
+namespace sm80 {
+
+std::string why_not_shape(const Shape& shape) { return gpu::sm80::why_not_shape(shape.scalar, shape.head_dim); }
+
+std::string why_not_params(const AttendParams& call) { return gpu::sm80::unsupported_reason(call); }
+
+backend::TileSize tile_size(const Shape& shape) {
+  return {gpu::sm80::most_pairs(shape.head_dim), gpu::sm80::wanted_workers(shape.scalar, shape.head_dim)};
+}
+
+int attend(const AttendParams& call, backend::Stream) {
+  emulator::shared_limit = kSharedBytesOfBlock[0];
+  return gpu::sm80::attend(call, nullptr);
+}
+
+}  // namespace sm80
+
+}  // namespace
+
+void emulated_sm80_attend(const AttendParams& params) {
+  const int status =
+      emulated_sm80_takes(params) ? sm80::attend(params, nullptr) : int(gpu::simt_attend(params, nullptr));
   if (status != cudaSuccess) emulator::stop("a launch fails");
 }
 
-bool emulated_on_matrix_units(const espalier::detail::AttendParams& params) {
-  return gpu::sm80::unsupported_reason(params).empty();
+bool emulated_sm80_takes(const AttendParams& params) { return sm80::why_not_params(params).empty(); }
+
+int emulated_sm80_most_pairs(int head_dim) { return gpu::sm80::most_pairs(head_dim); }
+
+void emulated_sm90_attend(const AttendParams& params, const FusedPlanView& plan, std::int32_t q_rows,
+                          const EmulatedTiming& timing) {
+  emulator::run_ahead_seed = timing.run_ahead_seed;
+  emulator::arrives_late = timing.arrives_late;
+  if (sm90::attend(params, plan, q_rows, nullptr) != cudaSuccess) emulator::stop("a launch fails");
+  emulator::run_ahead_seed = 0;
+  emulator::arrives_late = false;
 }
 
-int emulated_most_pairs(int head_dim) { return gpu::sm80::most_pairs(head_dim); }
+std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
+  return {{.name = "cuda-sm90-emulated",
+           .backend = space,
+           .form = backend::PlanForm::streams,
+           .is_automatic = false,
+           .why_not_here = runs_anywhere,
+           .why_not_shape = sm90::why_not_shape,
+           .why_not_params = sm90::why_not_params,
+           .tile_size = nullptr,
+           .attend_tiles = nullptr,
+           .attend_streams = sm90::attend,
+           .append = nullptr,  // others of the list would append in its name
+           .status_text = status_text},
+          {.name = "cuda-sm80-emulated",
+           .backend = space,
+           .form = backend::PlanForm::tiles,
+           .is_automatic = false,
+           .why_not_here = runs_anywhere,
+           .why_not_shape = sm80::why_not_shape,
+           .why_not_params = sm80::why_not_params,
+           .tile_size = sm80::tile_size,
+           .attend_tiles = sm80::attend,
+           .attend_streams = nullptr,
+           .append = nullptr,
+           .status_text = status_text}};
+}
 
 }  // namespace espalier::test

@@ -1,3 +1,3 @@
 #include "backends/cuda/sm90/instance.hpp"
 
-const espalier::gpu::sm90::Instance espalier::gpu::sm90::kBf16_96 = make_instance<__nv_bfloat16, 96>();
+const espalier::gpu::sm90::Instance espalier::gpu::sm90::kBf16_96 = make_instance<espalier::bfloat16, 96>();

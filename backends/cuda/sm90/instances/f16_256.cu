@@ -1,3 +1,3 @@
 #include "backends/cuda/sm90/instance.hpp"
 
-const espalier::gpu::sm90::Instance espalier::gpu::sm90::kF16_256 = make_instance<__half, 256>();
+const espalier::gpu::sm90::Instance espalier::gpu::sm90::kF16_256 = make_instance<espalier::float16, 256>();

@@ -12,9 +12,9 @@ namespace espalier::gpu {
 
 inline unsigned char* dynamic_shared_memory() { return emulator::shared_memory; }
 
-inline std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - emulator::shared_memory);
-}
+inline std::uint32_t shared_address(const void* pointer) { return emulator::address_in_shared_memory(pointer); }
+
+inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 inline void synchronise_warp() {
   emulator::meet(emulator::wave().meeting, "warp barrier", [] {});
@@ -35,23 +35,33 @@ inline int known_only_here(int value) { return value; }
 
 // ------------------------------------------------------------------------------------------------- asynchronous copies
 
+/// A copy of 16 bytes into shared memory that is on its way.
+struct AsyncCopy {
+  unsigned char* destination;
+  const void* source;  ///< null: zeros
+};
+
+/// Of each thread: the groups that are on their way, oldest first, and last the one that is not closed.
+inline std::vector<std::vector<std::vector<AsyncCopy>>> async_copies;
+inline const emulator::AtBlock kBlockCopies([] { async_copies.assign(emulator::block.threads, {{}}); }, [] {});
+
 inline void copy_16_bytes(std::uint32_t destination, const void* source, bool wanted) {
-  if (destination % 16 != 0 || reinterpret_cast<std::uintptr_t>(source) % 16 != 0) emulator::stop("unaligned copy");
-  emulator::async_copies[emulator::block.thread].back().push_back({destination, wanted ? source : nullptr});
+  if (reinterpret_cast<std::uintptr_t>(source) % 16 != 0) emulator::stop("unaligned copy");
+  async_copies[emulator::block.thread].back().push_back(
+      {emulator::shared_bytes(destination, 16, 16), wanted ? source : nullptr});
 }
 
-inline void end_copy_group() { emulator::async_copies[emulator::block.thread].emplace_back(); }
+inline void end_copy_group() { async_copies[emulator::block.thread].emplace_back(); }
 
 template <int kPending>
 void wait_for_copies() {
-  auto& groups = emulator::async_copies[emulator::block.thread];
+  auto& groups = async_copies[emulator::block.thread];
   while (groups.size() - 1 > kPending) {
-    for (const emulator::AsyncCopy& copy : groups.front()) {
-      unsigned char* destination = emulator::shared_memory + copy.destination;
+    for (const AsyncCopy& copy : groups.front()) {
       if (copy.source) {
-        std::memcpy(destination, copy.source, 16);
+        std::memcpy(copy.destination, copy.source, 16);
       } else {
-        std::memset(destination, 0, 16);
+        std::memset(copy.destination, 0, 16);
       }
     }
     groups.erase(groups.begin());
@@ -71,7 +81,7 @@ void emulated_load(std::uint32_t (&m)[4], std::uint32_t address) {
     for (unsigned matrix = 0; matrix < 4; ++matrix) {
       unsigned banks = 0;
       for (unsigned i = 0; i < 8; ++i) {
-        if (row[8 * matrix + i] % 16 != 0) emulator::stop("unaligned matrix load");
+        emulator::shared_bytes(row[8 * matrix + i], 16, 16);
         banks |= 1u << (row[8 * matrix + i] / 16 % 8);
       }
       if (banks != 0xff) emulator::stop("rows of a matrix load share banks");
@@ -82,7 +92,7 @@ void emulated_load(std::uint32_t (&m)[4], std::uint32_t address) {
         std::uint16_t pair[2];
         for (unsigned j = 0; j < 2; ++j) {
           const unsigned of_row = kTransposed ? i % 4 * 2 + j : i / 4, column = kTransposed ? i / 4 : i % 4 * 2 + j;
-          std::memcpy(&pair[j], emulator::shared_memory + row[8 * matrix + of_row] + 2 * column, 2);
+          pair[j] = emulator::load_shared_value<std::uint16_t>(row[8 * matrix + of_row] + 2 * column);
         }
         std::memcpy(&out.word[matrix], pair, 4);
       }

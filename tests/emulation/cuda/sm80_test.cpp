@@ -32,11 +32,11 @@ void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const
   INFO(text.str());
   Problem<Exec, Element> problem(Exec(), tree, heads, inputs, setup);
   const espalier::detail::AttendParams params = params_of(problem, heads, setup);
-  emulated_attend(params);
+  emulated_sm80_attend(params);
   const Result result = problem.result(Exec());
   CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
                      tolerance_of(tree, heads, inputs, setup.options,
-                                  emulated_on_matrix_units(params) ? kWeightUnit<Element> : 0)) == "");
+                                  emulated_sm80_takes(params) ? kWeightUnit<Element> : 0)) == "");
 }
 
 /// Every tree with every head shape; the other choices take turns.
@@ -134,14 +134,14 @@ TEST_CASE("kernels of sm_80 take 16-bit types of five head sizes where everythin
     Setup setup;
     setup.cache_layout = layout;
     const Problem<Exec, Element> problem(Exec(), tree, heads, random_inputs<Element>(tree, heads, 1), setup);
-    return emulated_on_matrix_units(params_of(problem, heads, setup));
+    return emulated_sm80_takes(params_of(problem, heads, setup));
   };
   for (const int head_dim : {64, 96, 128, 192, 256}) {
     CHECK(takes(float16{}, head_dim, CacheLayout::tokens_first));
     CHECK(takes(bfloat16{}, head_dim, CacheLayout::heads_first));
     CHECK_FALSE(takes(float16{}, head_dim, CacheLayout::padded));
     CHECK_FALSE(takes(float{}, head_dim, CacheLayout::tokens_first));
-    CHECK(emulated_most_pairs(head_dim) == (head_dim <= 128 ? 128 : 64));
+    CHECK(emulated_sm80_most_pairs(head_dim) == (head_dim <= 128 ? 128 : 64));
   }
   CHECK_FALSE(takes(float16{}, 80, CacheLayout::tokens_first));
 }

@@ -1,0 +1,154 @@
+#pragma once
+// Stands in for backends/cuda/sm90/hopper.hpp, which says what each function does. Fences order nothing here, since
+// lanes run one after another: that one is missing is not seen.
+
+#include <cuda.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "backends/cuda/warp.hpp"
+#include "tests/emulation/cuda/copy_engine.hpp"
+
+namespace espalier::gpu::sm90 {
+
+inline unsigned char* swizzled_shared_memory() { return emulator::shared_memory; }
+
+template <int kRegisters>
+void give_registers() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+  synchronise_warp();
+}
+
+template <int kRegisters>
+void take_registers() {
+  give_registers<kRegisters>();
+}
+
+// -------------------------------------------------------------------------------------------------------- barriers
+
+inline const emulator::AtBlock kCopyEngine([] {}, emulator::end_copies);
+
+inline void barrier_init(std::uint32_t barrier, int arrivals) { emulator::init_phase_barrier(barrier, arrivals); }
+inline void barrier_expect(std::uint32_t barrier, std::uint32_t bytes) { emulator::arrive(barrier, bytes); }
+inline void barrier_arrive(std::uint32_t barrier) { emulator::arrive(barrier, 0); }
+inline void barrier_wait(std::uint32_t barrier, std::uint32_t parity) { emulator::wait_for_phase(barrier, parity); }
+inline void fence_barrier_init() {}
+inline void fence_async_proxy() {}
+
+inline std::array<emulator::Meeting, 16> named_barriers;
+inline const emulator::AtBlock kNamedBarriers([] { named_barriers.fill({}); },
+                                              [] {
+                                                for (const emulator::Meeting& barrier : named_barriers) {
+                                                  if (barrier.arrived > 0)
+                                                    emulator::stop("a block ends while a named barrier misses threads");
+                                                }
+                                              });
+inline constexpr const char* kNamedBarrier = "named barrier";
+
+template <int Threads>
+emulator::Meeting& named_barrier(int id) {
+  emulator::Meeting& barrier = named_barriers.at(static_cast<std::size_t>(id));
+  if (id < 1 || (barrier.arrived > 0 && barrier.expected != Threads)) emulator::stop("a wrong use of a named barrier");
+  barrier.expected = Threads;
+  return barrier;
+}
+
+template <int Threads>
+void named_sync(int id) {
+  emulator::meet(named_barrier<Threads>(id), kNamedBarrier, [] {});
+}
+
+template <int Threads>
+void named_arrive(int id) {
+  emulator::Meeting& barrier = named_barrier<Threads>(id);
+  barrier.operation = kNamedBarrier;
+  if (++barrier.arrived < barrier.expected) return;
+  barrier.arrived = 0;
+  ++barrier.generation;
+}
+
+// ----------------------------------------------------------------------------------------------------- copy engine
+
+inline constexpr std::uint64_t kEvictNormal = 0, kEvictFirst = 1;
+
+inline void prefetch_map(const CUtensorMap*) {}
+
+inline void copy_kv(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d, int token,
+                    int chunk, int head, int block, std::uint64_t) {
+  emulator::copy_tensor(destination, *map, barrier, {d, token, chunk, head, block});
+}
+
+inline void copy_q(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d, int head, int row) {
+  emulator::copy_tensor(destination, *map, barrier, {d, head, row});
+}
+
+// -------------------------------------------------------------------------------------------------------- matrices
+
+inline void store_matrices_transposed(std::uint32_t address, std::uint32_t m0, std::uint32_t m1, std::uint32_t m2,
+                                      std::uint32_t m3) {
+  struct Words {
+    std::uint32_t word[4], address;
+  };
+  emulator::meet_wave<int>("matrix store", Words{{m0, m1, m2, m3}, address}, [](emulator::Wave& all) {
+    Words words[32];
+    for (unsigned i = 0; i < 32; ++i) std::memcpy(&words[i], &all.in[i], sizeof words[i]);
+    for (unsigned i = 0; i < 32; ++i) {
+      for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        for (unsigned j = 0; j < 2; ++j) {
+          const std::uint32_t row = words[8 * matrix + i % 4 * 2 + j].address;
+          emulator::shared_bytes(row, 16, 16);
+          emulator::store_shared_value(row + 2 * (i / 4),
+                                       static_cast<std::uint16_t>(words[i].word[matrix] >> (16 * j)));
+        }
+      }
+    }
+  });
+}
+
+inline std::uint32_t transpose_matrix(std::uint32_t m) {
+  return emulator::meet_wave<std::uint32_t>("matrix transposition", m, [](emulator::Wave& all) {
+    std::uint16_t matrix[8][8];
+    for (unsigned i = 0; i < 32; ++i) std::memcpy(&matrix[i / 4][i % 4 * 2], &all.in[i], 4);
+    for (unsigned i = 0; i < 32; ++i) {
+      const std::uint16_t pair[2] = {matrix[i % 4 * 2][i / 4], matrix[i % 4 * 2 + 1][i / 4]};
+      std::memcpy(&all.out[i], pair, 4);
+    }
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------- other accesses
+
+template <class T>
+float2 unpack(std::uint32_t packed) {
+  return {emulated_half<T>(packed, 0), emulated_half<T>(packed, 1)};
+}
+
+inline float fast_log2(float x) { return log2f(x); }
+inline std::uint32_t pinned(std::uint32_t value) { return value; }
+
+inline int load_shared(std::uint32_t address) { return emulator::load_shared_value<int>(address); }
+inline void store_shared(std::uint32_t address, int value) { emulator::store_shared_value(address, value); }
+
+inline std::uint16_t load_shared_half(std::uint32_t address) {
+  return emulator::load_shared_value<std::uint16_t>(address);
+}
+inline void store_shared_half(std::uint32_t address, std::uint16_t value) {
+  emulator::store_shared_value(address, value);
+}
+
+inline uint4 load_shared_words(std::uint32_t address) { return emulator::load_shared_value<uint4>(address); }
+inline void clear_shared(std::uint32_t address) { emulator::store_shared_value(address, uint4{}); }
+inline void store_words(void* target, uint4 words) {
+  if (reinterpret_cast<std::uintptr_t>(target) % sizeof words != 0) emulator::stop("an unaligned store");
+  std::memcpy(target, &words, sizeof words);
+}
+
+// Launches run one after another.
+inline void wait_for_predecessor() {}
+inline void let_successor_start() {}
+
+}  // namespace espalier::gpu::sm90

@@ -1,0 +1,285 @@
+// The kernels of sm_90, run lane by lane on plans of streams, against the oracle.
+
+#include <algorithm>
+#include <catch2/catch_get_random_seed.hpp>
+#include <catch2/catch_template_test_macros.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <type_traits>
+
+#include "plan/streams/stream_plan.hpp"
+#include "support/problem.hpp"
+#include "tests/emulation/cuda/emulated_kernels.hpp"
+#include "tests/emulation/params_of.hpp"
+
+namespace espalier::test {
+namespace {
+
+using Exec = Kokkos::DefaultHostExecutionSpace;
+using plan::StreamPlan;
+
+template <class Element>
+constexpr double kWeightUnit = std::is_same_v<Element, float16> ? 0x1p-10 : 0x1p-7;  // partials are rounded, too
+
+struct Choices {
+  Setup setup;
+  bool chains = true;
+  EmulatedTiming timing = {};
+};
+
+/// Attends on an emulated GPU.
+/// @param planned  the tree that the plan was made for, some tokens before; nodes and rows are the same
+template <class Element>
+Result emulated_result(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices,
+                       const Tree& planned) {
+  const Setup& setup = choices.setup;
+  const Exec exec;
+  Problem<Exec, Element> problem(exec, tree, heads, inputs, setup);
+  TreeSnapshot snapshot = problem.snapshot();
+  const TreeSnapshot lengths = snapshot_of(planned, setup.block_tokens, setup.tree_layout);
+  REQUIRE(lengths.row_index == snapshot.row_index);
+  snapshot.tokens = lengths.tokens;
+  snapshot.row_visible = lengths.row_visible;
+  for (std::size_t entry = 0; entry < snapshot.block_table.size(); ++entry)  // blocks of the problem are shuffled
+    snapshot.block_table[entry] = BlockId{problem.tree().view().block_table[entry]};
+  PlanConfig config = problem.plan().config();
+  config.workers = setup.workers;
+  const plan::StreamOptions options{.chains = choices.chains};
+  config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec, options);
+  StreamPlan<Exec> streams(exec, config, options);
+  const TreeArrays<Exec> arrays(exec, snapshot);
+  streams.update(exec, arrays.view());
+  if (&planned != &tree) streams.grow(exec, problem.tree().view());
+  exec.fence();
+  if (!tree.rows.empty()) {  // attend() launches nothing then
+    emulated_sm90_attend(params_of(problem, heads, setup), streams.view(), std::int32_t(tree.rows.size()),
+                         choices.timing);
+  }
+  return problem.result(exec);
+}
+
+/// Attends on an emulated GPU and compares with the oracle.
+template <class Element>
+void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices,
+           const Tree& planned) {
+  const Setup& setup = choices.setup;
+  std::ostringstream text;
+  text << name_of(kScalarOf<Element>) << "; " << tree.name << "; heads " << heads.query_heads << "/" << heads.kv_heads
+       << "/" << heads.head_dim << "; block_tokens " << setup.block_tokens << "; cache layout "
+       << int(setup.cache_layout) << "; tree layout " << int(setup.tree_layout) << "; soft_cap "
+       << setup.options.soft_cap << "; scale " << setup.options.scale << "; workers " << setup.workers << "; lse "
+       << setup.wants_lse << "; chains " << choices.chains << "; run ahead " << choices.timing.run_ahead_seed
+       << "; late " << choices.timing.arrives_late;
+  INFO(text.str());
+  const Result result = emulated_result<Element>(tree, heads, inputs, choices, planned);
+  CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
+                     tolerance_of(tree, heads, inputs, setup.options, kWeightUnit<Element>)) == "");
+}
+
+template <class Element>
+void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices) {
+  check<Element>(tree, heads, inputs, choices, tree);
+}
+
+constexpr int kBlockTokens[] = {16, 32, 1, 128, 64, 17, 256, 5, 48};
+
+/// The choices of a turn: each of them in every combination with its neighbours, sooner or later.
+Choices choices_of(std::size_t turn) {
+  Choices choices;
+  Setup& setup = choices.setup;
+  setup.block_tokens = kBlockTokens[turn % std::size(kBlockTokens)];
+  setup.cache_layout = turn / 2 % 2 == 0 ? CacheLayout::tokens_first : CacheLayout::heads_first;
+  setup.tree_layout = turn / 3 % 2 == 0 ? TreeLayout::aligned : TreeLayout::contiguous;
+  setup.options.scale = turn % 3 == 1 ? 0.11f : turn % 11 == 5 ? -0.1f : 0.0f;
+  setup.options.soft_cap = turn % 4 == 2 ? 1.5f : 0.0f;
+  setup.workers = turn % 5 == 3 ? 1 : 1 + int(turn % 4);
+  setup.wants_lse = turn % 7 != 0;
+  choices.chains = turn % 2 == 0;
+  choices.timing = {turn % 3 == 2 ? std::uint32_t(turn + 1) : 0, turn / 2 % 2 == 1};
+  return choices;
+}
+
+/// Every tree with every head shape; the other choices take turns.
+template <class Element>
+void check_trees(const std::vector<Tree>& trees, const std::vector<HeadShape>& head_shapes) {
+  std::size_t turn = std::is_same_v<Element, float16> ? 4 : 0;
+  for (const Tree& tree : trees)
+    for (const HeadShape& heads : head_shapes) {
+      check<Element>(tree, heads, random_inputs<Element>(tree, heads, std::uint32_t(turn)), choices_of(turn));
+      ++turn;
+    }
+}
+
+/// Wide and narrow nodes, short and empty ones, several roots, rows inside nodes and limited rows.
+Tree random_streams(std::uint32_t seed) {
+  std::mt19937 random(seed);
+  const auto up_to = [&](std::int32_t most) { return std::int32_t(random() % std::uint32_t(most + 1)); };
+  Tree tree{"random streams, seed " + std::to_string(seed), {}, {}};
+  const std::int32_t nodes = 1 + up_to(20), style = up_to(3);
+  for (std::int32_t i = 0; i < nodes; ++i) {
+    const std::int32_t parent = i == 0 || up_to(9) == 0 ? -1 : std::max(0, i - 1 - up_to(style == 0 ? 2 : i - 1));
+    const std::int32_t length = up_to(9);
+    tree.nodes.push_back({parent, length == 0 ? 0 : length < 4 ? 1 + up_to(3) : length < 8 ? up_to(60) : up_to(200)});
+  }
+  const std::int32_t rows = 1 + up_to(style == 2 ? 60 : 20);
+  for (std::int32_t i = 0; i < rows; ++i) {
+    const std::int32_t node = up_to(nodes - 1);
+    tree.rows.push_back({node, up_to(2) == 0 ? up_to(tree.nodes[std::size_t(node)].tokens) : -1});
+  }
+  return tree;
+}
+
+std::vector<Tree> random_trees(std::uint32_t first_seed, std::uint32_t count) {
+  std::vector<Tree> trees;
+  for (std::uint32_t seed = first_seed; seed < first_seed + count; ++seed)
+    trees.push_back(seed % 3 == 0 ? random_forest(seed) : random_streams(seed));
+  return trees;
+}
+
+/// The tree some tokens later: leaves are longer, and rows that saw all of theirs still do.
+Tree grown(const Tree& tree, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<char> has_child(tree.nodes.size(), 0);
+  for (const NodeSpec& node : tree.nodes)
+    if (node.parent >= 0) has_child[std::size_t(node.parent)] = 1;
+  Tree later = tree;
+  for (std::size_t node = 0; node < tree.nodes.size(); ++node)
+    if (has_child[node] == 0 && tree.nodes[node].tokens > 0) later.nodes[node].tokens += std::int32_t(random() % 70);
+  for (RowSpec& row : later.rows)
+    if (row.visible == tree.nodes[std::size_t(row.node)].tokens) row.visible = -1;
+  return later;
+}
+
+/// Wide tiles of one node and of chains, whole stages and parts of them, one and two warpgroups.
+std::vector<Tree> wide_trees() {
+  Tree star{"a long prompt, 25 branches", {{-1, 300}}, {}};
+  for (int i = 0; i < 25; ++i) star.nodes.push_back({0, 1 + i * 7 % 40});
+  star.rows = leaf_rows(star.nodes);
+  Tree chunk{"70 rows of one node", {{-1, 130}, {0, 70}}, {}};
+  for (int i = 0; i < 70; ++i) chunk.rows.push_back({1, i + 1});
+  Tree deep{"short levels above 36 leaves", {{-1, 45}}, {}};
+  for (int i = 0; i < 2; ++i) deep.nodes.push_back({0, 9 + i});
+  for (int i = 0; i < 4; ++i) deep.nodes.push_back({1 + i / 2, 30});
+  for (int i = 0; i < 36; ++i) deep.nodes.push_back({3 + i / 9, 20 + i});
+  deep.rows = leaf_rows(deep.nodes);
+  return {star, chunk, deep};
+}
+
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on every tree", "[emulation]", float16, bfloat16) {
+  check_trees<TestType>(named_trees(), {{1, 1, 64}, {8, 2, 96}, {5, 1, 128}, {8, 1, 192}, {4, 2, 256}});
+}
+
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on wide tiles", "[emulation]", float16, bfloat16) {
+  check_trees<TestType>(wide_trees(), {{4, 1, 64}, {10, 2, 96}, {8, 1, 128}, {16, 1, 128}, {4, 1, 192}, {8, 1, 256}});
+}
+
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on random streams", "[emulation]", float16,
+                   bfloat16) {
+  check_trees<TestType>(random_trees(20, 3), {{1, 1, 64}, {4, 1, 96}, {8, 2, 128}, {17, 1, 192}, {5, 1, 256}});
+}
+
+/// Hidden, since it takes minutes: run it by its name after a change of the kernels or of the plans that they read.
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on hundreds of random streams", "[.sweep]", float16,
+                   bfloat16) {
+  constexpr int kGroups[] = {1, 4, 5, 8, 16, 2, 3, 17, 33}, kHeadDims[] = {64, 96, 128, 192, 256};
+  for (std::uint32_t seed = Catch::getSeed(), end = seed + 250; seed != end; ++seed) {  // other ones in each run
+    const int kv_heads = seed % 4 == 0 ? 2 : 1;
+    const HeadShape heads{kv_heads * kGroups[seed % std::size(kGroups)], kv_heads,
+                          kHeadDims[seed % std::size(kHeadDims)]};
+    const Tree tree = random_trees(seed, 1).front();
+    const std::size_t turn = std::mt19937(seed)() % 10000;
+    check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), choices_of(turn));
+    const Tree later = grown(tree, seed);
+    check<TestType>(later, heads, random_inputs<TestType>(later, heads, seed), choices_of(turn + 1), tree);
+  }
+}
+
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on plans that have grown", "[emulation]", float16,
+                   bfloat16) {
+  std::size_t turn = 0;
+  for (const Tree& tree : {random_streams(3), random_streams(8), wide_trees()[2]})
+    for (const HeadShape& heads : {HeadShape{4, 1, 64}, HeadShape{5, 1, 192}}) {
+      const Tree later = grown(tree, std::uint32_t(turn));
+      check<TestType>(later, heads, random_inputs<TestType>(later, heads, std::uint32_t(turn)), choices_of(turn), tree);
+      ++turn;
+    }
+}
+
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 do not overflow on large scores", "[emulation]", float16, bfloat16) {
+  const HeadShape heads{4, 1, 64};
+  for (const Tree& tree : {random_forest(4), wide_trees()[2]})
+    for (const float magnitude : {1e2f, 1e4f})
+      for (const float soft_cap : {0.0f, 30.0f}) {
+        Choices choices;
+        choices.setup.workers = 2;
+        choices.setup.options.soft_cap = soft_cap;
+        check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, 4, magnitude), choices);
+      }
+}
+
+TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, in emulated kernels of sm_90",
+                   "[emulation]", float16, bfloat16) {
+  const Tree small{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}, {-1, 5}}, {{1}, {2}, {3}, {0}, {4}, {3, 4}}};
+  for (const int group : {3, 48})                                  // narrow and wide
+    for (const std::size_t token : {3u, 95u, 105u, 113u, 125u}) {  // one in each node
+      const HeadShape heads{2 * group, 2, 64};
+      Inputs inputs = random_inputs<TestType>(small, heads, 6);
+      inputs.k[(token * 2 + 1) * 64 + 7] = std::numeric_limits<float>::quiet_NaN();
+      Choices choices = choices_of(token);
+      choices.setup.workers = 2;
+      check<TestType>(small, heads, inputs, choices);
+    }
+}
+
+TEST_CASE("rows keep their weight where every score is far below -1e30, in emulated kernels of sm_90", "[emulation]") {
+  // Scores of -2^104 that are all the same: the result is that of scores that are 0.
+  const Tree tree{"one node", {{-1, 40}}, {{0}, {0}}};
+  for (const int group : {4, 40}) {  // narrow and wide
+    const HeadShape heads{group, 1, 64};
+    Inputs inputs = random_inputs<bfloat16>(tree, heads, 9);
+    std::ranges::fill(inputs.q, 0.0f);
+    std::ranges::fill(inputs.k, 0.0f);
+    const oracle::Result expected = oracle_of(tree, heads, inputs);
+    const Tolerance tolerance = tolerance_of(tree, heads, inputs, {}, kWeightUnit<bfloat16>);
+    for (std::size_t i = 0; i < inputs.q.size(); i += 64) inputs.q[i] = -0x1p52f;
+    for (std::size_t i = 0; i < inputs.k.size(); i += 64) inputs.k[i] = 0x1p52f;
+    for (const float scale : {0.125f, 2.0f}) {  // the second makes hidden and missing scores overflow
+      Choices choices;
+      choices.setup.options.scale = scale;
+      choices.setup.workers = 1;
+      Result result = emulated_result<bfloat16>(tree, heads, inputs, choices, tree);
+      for (std::size_t i = 0; i < result.lse.size(); ++i) {
+        CHECK(std::abs(result.lse[i] / (-0x1p104f * scale) - 1) < 1e-6f);
+        result.lse[i] = float(expected.lse[i]);
+      }
+      INFO("group " << group << ", scale " << scale);
+      CHECK(disagreement(result.out, result.lse, expected, heads, Scalar::bf16, tolerance) == "");
+    }
+  }
+}
+
+TEST_CASE("kernels of sm_90 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {
+  const Tree tree = random_forest(1);
+  const auto takes = [&]<class Element>(Element, int head_dim, CacheLayout layout, int block_tokens) {
+    const HeadShape heads{2, 1, head_dim};
+    Setup setup;
+    setup.cache_layout = layout;
+    setup.block_tokens = block_tokens;
+    const Problem<Exec, Element> problem(Exec(), tree, heads, random_inputs<Element>(tree, heads, 1), setup);
+    return emulated_cuda_kernels("").front().why_not_params(params_of(problem, heads, setup));
+  };
+  for (const int head_dim : {64, 96, 128, 192, 256}) {
+    CHECK(takes(float16{}, head_dim, CacheLayout::tokens_first, 16) == "");
+    CHECK(takes(bfloat16{}, head_dim, CacheLayout::heads_first, 256) == "");
+    CHECK(takes(float16{}, head_dim, CacheLayout::padded, 16) ==
+          "the row stride of q is " + std::to_string(2 * (head_dim + 5) + 5) + ", expected a multiple of 8");
+    CHECK(takes(float{}, head_dim, CacheLayout::tokens_first, 16) == "the type is f32, expected f16 or bf16");
+  }
+  CHECK(takes(float16{}, 80, CacheLayout::tokens_first, 16) == "head_dim is 80, expected 64, 96, 128, 192 or 256");
+}
+
+}  // namespace
+}  // namespace espalier::test

@@ -26,13 +26,13 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
-/// The steps of a stage in one team.
-template <class Stage, class Exec>
-struct StageOnTeam {
+/// All that orders a plan, in one team.
+template <class Exec>
+struct CutTreeOnTeam {
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
   Context c;
-  KOKKOS_FUNCTION void operator()(const Team& team) const { Stage{}(OnTeam<Team>(team, c)); }
+  KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c), c); }
 };
 
 /// What kernels take work by; they leave it at 0 themselves.
@@ -81,14 +81,6 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
   expects(2 * strips * capacity.rows * kv_heads <= kMostIndex, ErrorCode::invalid_argument, "plan: ", capacity.rows,
           " rows of ", heads.query_heads, " query heads are more than the fused kernels can address");
   return config;
-}
-
-/// All that decides how large a plan is.
-void make_in_thread(const Context& c) {
-  const OnHost run(c);
-  FindStreams{}(run);
-  run.each<CostSplits>();
-  CutStreams{}(run);
 }
 
 /// Host copies of device arrays, for report().
@@ -149,30 +141,26 @@ struct StreamPlan<Exec>::Impl {
     const Fill fill{c};
     if constexpr (kRunsOnHost<Exec>) {
       if (runner == StreamRunner::one_thread) {
-        make_in_thread(c);
-        for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
         const OnHost run(c);
-        BeginLists{}(run);
-        return run.template each<FillEntries>();
+        CutTree{}(run, c);
+        for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
+        run.scan<SumEntries>();
+        return run.each<FillEntries>();
       }
     }
     const OnInstance<Exec> device(exec, c);
-    const auto stage = [&]<class Stage>(const Stage& steps, const char* label) {
-      runner == StreamRunner::device ? steps(device) : run_on_team<Stage>(exec, c, label);
-    };
-    stage(FindStreams{}, "espalier::StreamPlan::find_streams");
-    device.template each<CostSplits>();
-    stage(CutStreams{}, "espalier::StreamPlan::cut_streams");
-    constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Fill::kThreads;
-    using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Fill::kThreads, 1>>;
-    Kokkos::parallel_for(Fill::kLabel, light(Policy(exec, fill.teams(), kThreads)), fill);
-    stage(BeginLists{}, "espalier::StreamPlan::begin_lists");
+    if (runner == StreamRunner::device)
+      CutTree{}(device, c);
+    else
+      cut_on_team(exec, c);
+    run_teams(exec, fill);
+    if (runner != StreamRunner::device) return run_teams(exec, FillLists{c});
+    device.template scan<SumEntries>();
     device.template each<FillEntries>();
   }
 
-  template <class Stage>
-  void run_on_team(const Exec& exec, const Context& c, const char* label) const {
-    using Kernel = StageOnTeam<Stage, Exec>;
+  static void cut_on_team(const Exec& exec, const Context& c) {
+    using Kernel = CutTreeOnTeam<Exec>;
     using Policy = typename Kernel::Policy;
     const Kernel kernel{c};
     int threads = kFrontThreads;
@@ -181,7 +169,15 @@ struct StreamPlan<Exec>::Impl {
       threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
     }
     const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
-    Kokkos::parallel_for(label, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
+    Kokkos::parallel_for("espalier::StreamPlan::cut_tree", light(Policy(exec, 1, threads).set_scratch_size(0, scratch)),
+                         kernel);
+  }
+
+  template <class Kernel>
+  static void run_teams(const Exec& exec, const Kernel& kernel) {
+    constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Kernel::kThreads;
+    using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Kernel::kThreads, 1>>;
+    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, kernel.teams(), kThreads)), kernel);
   }
 };
 
@@ -224,7 +220,7 @@ PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, c
   const Storage<Kokkos::HostSpace> storage(host, config, false);
   host.fence("espalier::StreamPlan::required_capacity");
   const Context c = storage.context(config, options, tree);
-  make_in_thread(c);
+  CutTree{}(OnHost(c), c);
   const Totals& need = *c.totals;
   const std::int64_t segments = std::max(need.need_segments, need.need_gathered);
   const std::int64_t partials = div_up(need.need_partials, std::int64_t(config.heads.group()));
@@ -260,7 +256,7 @@ void StreamPlan<Exec>::grow(const Exec& exec, const detail::TreeView& tree) {
     if (impl_->is_small()) return Grow{impl_->context(), 1}(0);
   }
   // Enough threads for an even share, but no more than there can be tiles or segments.
-  const std::int64_t most = std::max<std::int64_t>(impl_->config.capacity.tiles, impl_->config.capacity.segments);
+  const std::int64_t most = std::int64_t(impl_->config.capacity.tiles) + impl_->config.capacity.segments;
   const auto threads = std::int32_t(std::min(most, std::int64_t(1) << 15));
   Kokkos::parallel_for(Grow::kLabel,
                        light(Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, threads)),
@@ -372,7 +368,7 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
   longest = std::max(longest, all / c.workers);
   report.imbalance = all > 0 ? longest * c.workers / all - 1 : 0;
   const double memory = steps * double(c.costs.memory_step);
-  report.predicted_us = 1e-6 * (std::max(longest, memory) + double(pairs) * double(c.costs.partial));
+  report.predicted_us = (std::max(longest, memory) + double(pairs) * double(c.costs.partial)) / kCostsPerMicrosecond;
   return report;
 }
 

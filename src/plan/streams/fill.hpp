@@ -42,7 +42,7 @@ struct SegmentList {
     std::int32_t tokens_before;  ///< of the step, in the list
 
     [[nodiscard]] KOKKOS_FUNCTION std::int32_t tokens_end() const {  ///< of the step
-      return tokens_before + Kokkos::min(kStepTokens, tokens - step * kStepTokens);
+      return tokens_before + Kokkos::min(std::int32_t(kStepTokens), tokens - step * kStepTokens);
     }
   };
 

@@ -246,12 +246,22 @@ struct Plan<Exec>::Impl {
   template <class Cut>
   void build(const Exec& exec, const plan::CutRecipe<Cut>& recipe) const {
     using Steps = plan::BuildPlan<Cut>;
-    if (!is_small()) return Steps{recipe, arrays(stride(exec))}(plan::OnInstance<Exec>(exec));
-    if constexpr (kRunsOnHost<Exec>)
-      Steps{recipe, arrays(1)}(plan::OnHost{});
-    else
-      plan::run_team(exec, "espalier::Plan::update",
-                     plan::StepsOnTeam<Steps, Exec>{{recipe, arrays(plan::kTeamThreads)}});
+    using Order = plan::OrderItems<Cut>;
+    if constexpr (kRunsOnHost<Exec>) {
+      if (is_small()) return Steps{{recipe, arrays(1)}}(plan::OnHost{});
+    } else {
+      if (is_small())
+        return plan::run_team(exec, "espalier::Plan::update",
+                              plan::StepsOnTeam<Steps, Exec>{{{recipe, arrays(plan::kTeamThreads)}}});
+      // In one team while that takes no longer than the launches of so many small steps.
+      constexpr std::int32_t kFewItems = 2048;
+      if (const Cut cut = recipe.prepare(plan::Nowhere{}); cut.items() <= kFewItems) {
+        plan::run_team(exec, "espalier::Plan::order",
+                       plan::StepsOnTeam<Order, Exec>{{recipe, arrays(plan::kTeamThreads)}});
+        return Steps{{recipe, arrays(stride(exec))}}.fill(plan::OnInstance<Exec>(exec), cut);
+      }
+    }
+    Steps{{recipe, arrays(stride(exec))}}(plan::OnInstance<Exec>(exec));
   }
 };
 

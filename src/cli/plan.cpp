@@ -70,19 +70,13 @@ double unshared_kv_bytes(const PlanContents& contents) {
   return path_tokens * kv_bytes_per_token(heads, contents.config.scalar);
 }
 
-double mean_worker_us(const PlanContents& contents) {
-  double sum = 0;
-  for (const double us : contents.worker_us) sum += us;
-  return sum / double(contents.worker_us.size());
-}
-
-/// "4 to 64", "64"
+/// "4 to 64 rows", "64 rows", "1 row"
 template <class Size>
-std::string range_text(const std::vector<detail::Tile>& tiles, const Size& size) {
-  if (tiles.empty()) return "0";
+std::string range_text(const std::vector<detail::Tile>& tiles, const Size& size, const std::string& unit) {
+  if (tiles.empty()) return "0 " + unit + "s";
   const auto [least, most] = std::ranges::minmax(tiles, {}, size);
-  return size(least) == size(most) ? with_commas(size(most))
-                                   : with_commas(size(least)) + " to " + with_commas(size(most));
+  const std::string units = unit + (size(most) == 1 ? "" : "s");
+  return (size(least) == size(most) ? "" : with_commas(size(least)) + " to ") + with_commas(size(most)) + " " + units;
 }
 
 /// How many times `unit` is in `amount`; once where both are nothing.
@@ -116,8 +110,9 @@ void print_plan(const TimedPlan& plan) {
   const auto busiest = std::size_t(contents.busiest_worker());
   print_line("strategy", name_of(contents.config.strategy));
   print_line("tiles", with_commas(report.tiles),
-             "of " + range_text(contents.tiles, rows_of) + " rows and " + range_text(contents.tiles, tokens_of) +
-                 " tokens; " + with_commas(contents.masked_tiles()) + " masked");
+             "of " + range_text(contents.tiles, rows_of, "row") + " and " +
+                 range_text(contents.tiles, tokens_of, "token") + "; " + with_commas(contents.masked_tiles()) +
+                 " masked");
   print_line("partials", with_commas(report.partials), "one for each row and KV head of a tile");
   print_line("merged", with_commas(report.merged_rows),
              "of the " + with_commas(std::int64_t(report.rows) * contents.config.heads.kv_heads) +
@@ -129,9 +124,9 @@ void print_plan(const TimedPlan& plan) {
              format("%.1f %% more is computed and masked out", 100 * (times(computed, report.flops) - 1)));
   print_line(
       "workers", with_commas(report.workers),
-      format("worker %zu has the most to do: %s, the mean is %s", busiest,
-             readable_time(contents.worker_us[busiest]).c_str(), readable_time(mean_worker_us(contents)).c_str()));
-  print_line("imbalance", format("%.1f %%", 100 * report.imbalance), "of the predicted time above an even spread");
+      format("%d at a time; worker %zu has the most to do: %s, the mean is %s", contents.workers_at_a_time(), busiest,
+             readable_time(contents.worker_us[busiest]).c_str(), readable_time(contents.mean_worker_us()).c_str()));
+  print_line("imbalance", format("%.1f %%", 100 * report.imbalance), "that the predicted time is above an even spread");
   print_line("predicted time", readable_time(report.predicted_us), "of one attention, by the cost model");
   print_line("plan time", readable_time(plan_us), "measured");
 }
@@ -185,7 +180,7 @@ OrderedJson to_json(const Attempt& attempt) {
           {"workers", report.workers},
           {"busiest_worker", busiest},
           {"busiest_worker_us", contents.worker_us[std::size_t(busiest)]},
-          {"mean_worker_us", mean_worker_us(contents)},
+          {"mean_worker_us", contents.mean_worker_us()},
           {"imbalance", report.imbalance},
           {"predicted_us", report.predicted_us},
           {"kv_bytes", report.kv_bytes},

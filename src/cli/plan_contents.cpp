@@ -1,6 +1,8 @@
 #include "cli/plan_contents.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "cli/stopwatch.hpp"
 
@@ -27,6 +29,16 @@ std::int32_t PlanContents::busiest_worker() const {
 
 std::int32_t PlanContents::masked_tiles() const {
   return std::int32_t(std::ranges::count_if(tiles, [](const detail::Tile& tile) { return tile.masked != 0; }));
+}
+
+double PlanContents::mean_worker_us() const {
+  return std::accumulate(worker_us.begin(), worker_us.end(), 0.0) / double(worker_us.size());
+}
+
+int PlanContents::workers_at_a_time() const {
+  if (report.predicted_us <= 0) return report.workers;
+  const double even_us = report.predicted_us / (1 + report.imbalance);
+  return int(std::lround(mean_worker_us() * report.workers / even_us));
 }
 
 double PlanContents::computed_flops() const {

@@ -22,6 +22,8 @@ struct PlanContents {
 
   [[nodiscard]] std::int32_t busiest_worker() const;  ///< the first of those with most to do
   [[nodiscard]] std::int32_t masked_tiles() const;
+  [[nodiscard]] double mean_worker_us() const;
+  [[nodiscard]] int workers_at_a_time() const;  ///< that the prediction has; the others begin where one of them ends
   /// What all tiles compute: also what is masked out, unlike `report.flops`.
   [[nodiscard]] double computed_flops() const;
 };

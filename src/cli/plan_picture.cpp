@@ -370,11 +370,14 @@ class PlanPicture {
                        (heads.kv_heads > 1 ? "; all are cut alike" : "") +
                        (by_worker_ ? "; tiles worker by worker, for there are many" : "");
     if (left_out > 0) note += "; " + with_commas(std::int64_t(left_out)) + " of the smallest pieces are left out";
+    if (const std::int64_t small = nodes_without_outline(); small > 0)
+      note += "; " + with_commas(small) + (small == 1 ? " node is" : " nodes are") + " too small for an outline";
     return text + svg::text(kLeft, 690, note, " fill=\"#666666\"");
   }
 
   [[nodiscard]] std::string tree_plot(const std::vector<Shape>& shapes) const {
-    std::string text = "<g class=\"tiles\">\n";
+    // Crisp: the edges of neighbours would otherwise both be pale, and thousands of thin tiles a haze.
+    std::string text = "<g class=\"tiles\" shape-rendering=\"crispEdges\">\n";
     std::vector<Box> hatched;
     for (const Shape& shape : shapes) {
       const std::string attributes = std::string(" class=\"tile") + (shape.worker == busiest_ ? " busiest" : "") +
@@ -432,6 +435,13 @@ class PlanPicture {
     return nodes;
   }
 
+  [[nodiscard]] std::int64_t nodes_without_outline() const {
+    std::int64_t seen = 0;
+    for (std::size_t node = 0; node < path_begin_.size(); ++node)
+      seen += tree_.tokens[node] > 0 && tree_.row_begin[node] < tree_.row_end[node] ? 1 : 0;
+    return seen - std::ssize(outlined_nodes());
+  }
+
   /// How many tokens a node has, where there is room for it.
   [[nodiscard]] static std::string node_label(std::int64_t tokens, const Box& box) {
     const std::string label = with_commas(tokens);
@@ -477,23 +487,37 @@ class PlanPicture {
       x += 250 + 66 * Tenths(meaning.size()) + 250;
     };
     add("none", "node, with its tokens");
-    add(colour_of(busiest_ == 0 ? 1 : 0), by_worker_ ? "tiles of a worker" : "tile, in its worker's colour");
-    add(kBusiestColour, format("the busiest worker, %d: %.1f %% above the mean", busiest_,
-                               100 * (plan_.worker_us[std::size_t(busiest_)] / std::max(mean_us(), 1e-9) - 1)));
+    add(colour_of(other_worker()), by_worker_ ? "tiles of a worker" : "tile, in its worker's colour");
+    const double over = plan_.worker_us[std::size_t(busiest_)] / std::max(plan_.mean_worker_us(), 1e-9) - 1;
+    add(kBusiestColour, format("the busiest worker, %d: %.1f %% above the mean", busiest_, std::max(100 * over, 0.0)));
     if (std::ranges::any_of(shapes, &Shape::masked)) add("url(#hatch)", "masked tile: also computes what no row sees");
     return text;
+  }
+
+  /// Why a tall bar need not be a bad cut.
+  [[nodiscard]] std::string at_a_time() const {
+    const int together = plan_.workers_at_a_time();
+    if (together >= plan_.report.workers) return "all run at a time";
+    return std::to_string(together) + (together == 1 ? " runs" : " run") + " at a time, and the next where one ends";
+  }
+
+  /// One that has work, and is not the busiest; whichever else if there is none.
+  [[nodiscard]] std::int32_t other_worker() const {
+    for (std::int32_t worker = 0; worker < std::ssize(plan_.worker_us); ++worker)
+      if (worker != busiest_ && plan_.worker_us[std::size_t(worker)] > 0) return worker;
+    return busiest_ == 0 ? 1 : 0;
   }
 
   /// A bar for each worker, or for the busiest one of a few neighbours.
   [[nodiscard]] std::string worker_plot(Tenths top) const {
     const auto workers = std::int64_t(plan_.worker_us.size());
     const std::int64_t bars = std::min(workers, kMostBars);
-    const double most = std::max(plan_.worker_us[std::size_t(busiest_)], 1e-9), mean = mean_us();
+    const double most = std::max(plan_.worker_us[std::size_t(busiest_)], 1e-9), mean = plan_.mean_worker_us();
     const Tenths bottom = top + kWorkersHeight;
     const auto x = [&](std::int64_t bar) { return kLeft + (kRight - kLeft) * bar / bars; };
     const auto y = [&](double us) { return bottom - std::llround(double(kWorkersHeight) * us / most); };
     std::string text = svg::text(kLeft, top - 120,
-                                 "predicted time of each worker, all KV heads" +
+                                 "predicted time of each worker, all KV heads; " + at_a_time() +
                                      std::string(bars < workers ? " (each bar: the busiest of its neighbours)" : ""),
                                  " fill=\"#666666\"");
     for (std::int64_t bar = 0; bar < bars; ++bar) {
@@ -519,12 +543,6 @@ class PlanPicture {
     text += svg::line(kLeft, y(mean), kRight, y(mean), " stroke=\"#222222\" stroke-dasharray=\"6 4\"");
     const std::string mean_label = "mean " + readable_time(mean) + ", busiest " + readable_time(most);
     return text + svg::text(kRight, top - 120, mean_label, " text-anchor=\"end\"");
-  }
-
-  [[nodiscard]] double mean_us() const {
-    double sum = 0;
-    for (const double us : plan_.worker_us) sum += us;
-    return sum / double(plan_.worker_us.size());
   }
 
   const std::string& name_;

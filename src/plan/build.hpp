@@ -279,24 +279,44 @@ struct Finish {
   }
 };
 
-/// All steps from a tree to a plan.
+/// The first steps from a tree to a plan: what each item contributes, and what lies before it.
 template <class Cut>
-struct BuildPlan {
+struct OrderItems {
   CutRecipe<Cut> recipe;
   Arrays a;
 
   ESPALIER_FOR_ANY_RUNNER
   template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run) const {
+  KOKKOS_FUNCTION Cut operator()(const Runner& run) const {
     const Cut cut = recipe.prepare(run);
     const CountItems<Cut> count{cut, a};
     run.each("espalier::Plan::count", count.size(), count);
     run.scan("espalier::Plan::sum", cut.items(), SumItems{cut.items(), a});
+    return cut;
+  }
+};
+
+/// All steps.
+template <class Cut>
+struct BuildPlan {
+  OrderItems<Cut> order;
+
+  ESPALIER_FOR_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run) const {
+    fill(run, order(run));
+  }
+
+  /// Those after OrderItems.
+  ESPALIER_FOR_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void fill(const Runner& run, const Cut& cut) const {
+    const Arrays& a = order.a;
     run.each("espalier::Plan::segments", cut.items(), FillSegments<Cut>{cut, a});
     run.each("espalier::Plan::tiles", a.stride, FillTiles<Cut>{cut, a});
     run.scan("espalier::Plan::merge_begin", a.rows, BeginMergeLists{a});
     run.each("espalier::Plan::merge_lists", a.stride, FillMerge{a});
-    const Finish finish{{recipe.context, a}, {a}};
+    const Finish finish{{order.recipe.context, a}, {a}};
     run.each("espalier::Plan::finish", finish.size(), finish);
   }
 };

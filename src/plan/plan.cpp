@@ -10,8 +10,10 @@
 
 #include "backends/portable/attend.hpp"
 #include "build.hpp"
+#include "checks.hpp"
 #include "choose_kernel.hpp"
 #include "espalier/error.hpp"
+#include "report.hpp"
 #include "streams/stream_plan.hpp"
 
 namespace espalier {
@@ -57,19 +59,8 @@ using plan::kWorkersPerThread;
 using plan::TileRule;
 
 PlanConfig checked(const PlanConfig& config) {
-  const HeadShape& heads = config.heads;
-  expects(heads.kv_heads >= 1 && heads.kv_heads <= 32767, ErrorCode::invalid_argument, "plan: kv_heads is ",
-          heads.kv_heads, ", expected 1 to 32767");
-  expects(heads.query_heads >= 1 && heads.query_heads % heads.kv_heads == 0, ErrorCode::invalid_argument,
-          "plan: query_heads is ", heads.query_heads, ", expected a positive multiple of kv_heads ", heads.kv_heads);
-  expects(heads.head_dim >= 1 && heads.head_dim <= 256, ErrorCode::invalid_argument, "plan: head_dim is ",
-          heads.head_dim, ", expected 1 to 256");
-  const PlanCapacity& capacity = config.capacity;
-  for (const auto& [value, name] :
-       {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.rows, "rows"}, std::pair{capacity.segments, "segments"},
-        std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
-    expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
-  if (config.cost_model) static_cast<void>(detail::tile_cost_of(*config.cost_model, heads, config.scalar));
+  plan::check_shape(config);
+  if (config.cost_model) static_cast<void>(detail::tile_cost_of(*config.cost_model, config.heads, config.scalar));
   const CutParams& cuts = config.cuts;
   for (const auto& [value, name] :
        {std::pair{cuts.sequence_chunk, "sequence_chunk"}, std::pair{cuts.node_chunk, "node_chunk"},
@@ -79,14 +70,6 @@ PlanConfig checked(const PlanConfig& config) {
   expects(config.workers >= 0, ErrorCode::invalid_argument, "plan: workers is ", config.workers,
           ", expected 0 (chosen for the kernel) or more");
   return config;
-}
-
-/// Fills in what the caller left to us.
-std::int32_t or_default(std::int32_t given, std::int64_t value, const char* name) {
-  if (given > 0) return given;
-  expects(value <= 2147483647, ErrorCode::invalid_argument, "plan: the default capacity of ", name, " would be ", value,
-          ", more than 2147483647: give it");
-  return std::int32_t(value);
 }
 
 /// Several per thread of a CPU, so that threads that run out of work find some; on a GPU enough teams to fill it.
@@ -131,10 +114,12 @@ PlanConfig with_capacities(PlanConfig config) {
   const std::int64_t nodes = config.capacity.nodes;
   const std::int64_t rows = config.capacity.rows;
   const std::int64_t kv_heads = config.heads.kv_heads;
-  config.capacity.segments = or_default(config.capacity.segments, nodes + 16 * rows, "segments");
+  config.capacity.segments = plan::capacity_or_default(config.capacity.segments, nodes + 16 * rows, "segments");
   const std::int64_t shares = 4 * std::int64_t(config.workers);
-  config.capacity.tiles = or_default(config.capacity.tiles, kv_heads * 2 * (nodes + rows) + shares, "tiles");
-  config.capacity.partials = or_default(config.capacity.partials, kv_heads * 16 * rows + shares, "partials");
+  config.capacity.tiles =
+      plan::capacity_or_default(config.capacity.tiles, kv_heads * 2 * (nodes + rows) + shares, "tiles");
+  config.capacity.partials =
+      plan::capacity_or_default(config.capacity.partials, kv_heads * 16 * rows + shares, "partials");
   return config;
 }
 
@@ -161,17 +146,6 @@ plan::CutContext context_of(const detail::TreeView& tree, const PlanConfig& conf
   context.workers_at_a_time = rule.workers_at_a_time;
   context.joins_heads = rule.joins_heads;
   return context;
-}
-
-/// Host copies of device arrays, for report().
-template <class T, class Exec>
-std::vector<T> download(const Exec& exec, const T* data, std::size_t count) {
-  std::vector<T> host(count);
-  Kokkos::View<const T*, typename Exec::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>> source(data, count);
-  Kokkos::View<T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> target(host.data(), count);
-  Kokkos::deep_copy(exec, target, source);
-  exec.fence("espalier::Plan::report");
-  return host;
 }
 
 }  // namespace
@@ -276,12 +250,22 @@ struct Plan<Exec>::Impl {
   template <class Cut>
   void build(const Exec& exec, const plan::CutRecipe<Cut>& recipe) const {
     using Steps = plan::BuildPlan<Cut>;
-    if (!is_small()) return Steps{recipe, arrays(stride(exec))}(plan::OnInstance<Exec>(exec));
-    if constexpr (kRunsOnHost<Exec>)
-      Steps{recipe, arrays(1)}(plan::OnHost{});
-    else
-      plan::run_team(exec, "espalier::Plan::update",
-                     plan::StepsOnTeam<Steps, Exec>{{recipe, arrays(plan::kTeamThreads)}});
+    using Order = plan::OrderItems<Cut>;
+    if constexpr (kRunsOnHost<Exec>) {
+      if (is_small()) return Steps{{recipe, arrays(1)}}(plan::OnHost{});
+    } else {
+      if (is_small())
+        return plan::run_team(exec, "espalier::Plan::update",
+                              plan::StepsOnTeam<Steps, Exec>{{{recipe, arrays(plan::kTeamThreads)}}});
+      // In one team while that takes no longer than the launches of so many small steps.
+      constexpr std::int32_t kFewItems = 2048;
+      if (const Cut cut = recipe.prepare(plan::Nowhere{}); cut.items() <= kFewItems) {
+        plan::run_team(exec, "espalier::Plan::order",
+                       plan::StepsOnTeam<Order, Exec>{{recipe, arrays(plan::kTeamThreads)}});
+        return Steps{{recipe, arrays(stride(exec))}}.fill(plan::OnInstance<Exec>(exec), cut);
+      }
+    }
+    Steps{{recipe, arrays(stride(exec))}}(plan::OnInstance<Exec>(exec));
   }
 };
 
@@ -304,11 +288,7 @@ const PlanConfig& Plan<Exec>::config() const {
 
 template <ExecutionSpace Exec>
 void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
-  const PlanCapacity& capacity = impl_->config.capacity;
-  expects(tree.nodes() <= capacity.nodes, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.nodes(),
-          " nodes, the plan's capacity is ", capacity.nodes);
-  expects(tree.rows() <= capacity.rows, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.rows(),
-          " rows, the plan's capacity is ", capacity.rows);
+  plan::check_fits(tree.nodes(), tree.rows(), impl_->config.capacity);
   if (const backend::FusedKernel* const kernel = impl_->choice.fused) {
     const std::string reason = kernel->why_not_shape(shape_of(impl_->config, tree.block_tokens()));
     expects(reason.empty(), ErrorCode::unsupported, "plan: kernel ", kernel->name, " cannot take the tree: ", reason,
@@ -323,10 +303,7 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
 
 template <ExecutionSpace Exec>
 void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
-  expects(impl_->updated, ErrorCode::stale_plan, "plan: grow before the first update");
-  expects(tree.nodes() == impl_->tree.nodes && tree.rows() == impl_->tree.rows, ErrorCode::stale_plan,
-          "plan: grow with a tree of ", tree.nodes(), " nodes and ", tree.rows(), " rows, the plan was updated with ",
-          impl_->tree.nodes, " and ", impl_->tree.rows);
+  plan::check_growth(impl_->updated, impl_->tree, tree.nodes(), tree.rows());
   impl_->tree = tree.view();
   if (impl_->streams) return impl_->streams->grow(exec, impl_->tree);
   const auto grow_with = [&](const auto& run, std::int32_t stride) {
@@ -344,17 +321,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
   if (choice.reads_streams()) return plan::StreamPlan<Exec>::required_capacity(snapshot, given, exec, kStreamOptions);
   const TileRule rule = tile_rule_of(exec, given, choice);
   const PlanConfig config = for_device(given, exec, rule);
-  detail::TreeView tree{};
-  tree.nodes = snapshot.nodes();
-  tree.rows = snapshot.rows();
-  tree.block_tokens = snapshot.block_tokens;
-  tree.parent = snapshot.parent.data();
-  tree.tokens = snapshot.tokens.data();
-  tree.subtree_end = snapshot.subtree_end.data();
-  tree.row_begin = snapshot.row_begin.data();
-  tree.row_end = snapshot.row_end.data();
-  tree.row_node = snapshot.row_node.data();
-  tree.row_visible = snapshot.row_visible.data();
+  const detail::TreeView tree = plan::view_of(snapshot);
   plan::Counts sum;
   std::vector<char> scratch(plan::room_of(config.strategy, tree.nodes, tree.rows).scratch_bytes);
   plan::with_recipe(config, context_of(tree, config, rule), scratch.data(), [&](const auto& recipe) {
@@ -362,13 +329,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
     for (std::int32_t item = 0; item < cut.items(); ++item) sum += cut.count(item);
   });
   const std::int64_t kv_heads = config.heads.kv_heads;
-  expects(std::max({sum.segments, sum.tiles * kv_heads, sum.partials * kv_heads}) <= 2147483647,
-          ErrorCode::capacity_exceeded, "plan: ", sum.segments, " segments, ", sum.tiles * kv_heads, " tiles and ",
-          sum.partials * kv_heads, " partials: one of them is more than 2147483647");
-  // At least one of each: 0 would ask for the default.
-  const auto at_least_one = [](std::int64_t count) { return std::int32_t(std::max<std::int64_t>(count, 1)); };
-  return {snapshot.nodes(), snapshot.rows(), at_least_one(sum.segments), at_least_one(sum.tiles * kv_heads),
-          at_least_one(sum.partials * kv_heads)};
+  return plan::exact_capacity(snapshot, sum.segments, sum.tiles * kv_heads, sum.partials * kv_heads);
 }
 
 template <ExecutionSpace Exec>
@@ -376,31 +337,21 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: report before the first update");
   if (impl_->streams) return impl_->streams->report(exec);
   const PlanConfig& config = impl_->config;
-  const auto totals = download(exec, impl_->totals.data(), 1)[0];
-  std::string exceeded;
-  const auto compare = [&](std::int64_t need, std::int32_t capacity, const char* name) {
-    if (need <= capacity) return;
-    if (!exceeded.empty()) exceeded += ", ";
-    exceeded += std::to_string(need) + " " + name + " (capacity " + std::to_string(capacity) + ")";
-  };
-  compare(totals.need_segments, config.capacity.segments, "segments");
-  compare(totals.need_tiles, config.capacity.tiles, "tiles");
-  compare(totals.need_partials, config.capacity.partials, "partials");
-  expects(exceeded.empty(), ErrorCode::capacity_exceeded, "plan: the tree needs ", exceeded);
+  const auto totals = plan::download(exec, impl_->totals.data(), 1)[0];
+  plan::Exceeded exceeded;
+  exceeded.compare(totals.need_segments, config.capacity.segments, "segments");
+  exceeded.compare(totals.need_tiles, config.capacity.tiles, "tiles");
+  exceeded.compare(totals.need_partials, config.capacity.partials, "partials");
+  exceeded.check();
 
-  const auto segments = download(exec, impl_->segments.data(), std::size_t(totals.segments));
+  const auto segments = plan::download(exec, impl_->segments.data(), totals.segments);
   const std::int32_t kv_heads = config.heads.kv_heads;
-  const auto tiles = download(exec, impl_->tiles.data(), std::size_t(totals.of_head.tiles));
-  const auto worker_begin = download(exec, impl_->worker_begin.data(), std::size_t(config.workers) + 1);
-  const auto merge_begin = download(exec, impl_->merge_begin.data(), std::size_t(impl_->tree.rows) + 1);
-  const auto tokens = download(exec, impl_->tree.tokens, std::size_t(impl_->tree.nodes));
-  const auto parent = download(exec, impl_->tree.parent, std::size_t(impl_->tree.nodes));
-  const auto row_node = download(exec, impl_->tree.row_node, std::size_t(impl_->tree.rows));
-  const auto row_visible = download(exec, impl_->tree.row_visible, std::size_t(impl_->tree.rows));
+  const auto tiles = plan::download(exec, impl_->tiles.data(), totals.of_head.tiles);
+  const auto worker_begin = plan::download(exec, impl_->worker_begin.data(), std::int64_t(config.workers) + 1);
+  const auto merge_begin = plan::download(exec, impl_->merge_begin.data(), std::int64_t(impl_->tree.rows) + 1);
 
   PlanReport report{};
-  report.nodes = impl_->tree.nodes;
-  report.rows = impl_->tree.rows;
+  plan::describe_tree(exec, impl_->tree, config, report);
   report.segments = std::int32_t(totals.segments);
   report.tiles = std::int32_t(totals.tiles);
   report.workers = config.workers;
@@ -408,17 +359,8 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
   const auto is_merged = [&](std::int32_t row) { return merge_begin[row + 1] - merge_begin[row] > 1; };
   for (std::int32_t row = 0; row < report.rows; ++row) report.merged_rows += is_merged(row) ? kv_heads : 0;
 
-  const double token_bytes = 2.0 * config.heads.head_dim * bytes_of(config.scalar);
+  const double token_bytes = plan::kv_bytes_of_token(config);
   for (const detail::Tile& tile : tiles) report.kv_bytes += token_bytes * kv_heads * tile.tokens;
-  for (const std::int32_t node_tokens : tokens) report.unique_kv_bytes += token_bytes * kv_heads * node_tokens;
-  std::vector<double> path(tokens.size());
-  for (std::size_t node = 0; node < tokens.size(); ++node)
-    path[node] = tokens[node] + (parent[node] >= 0 ? path[std::size_t(parent[node])] : 0);
-  for (std::size_t row = 0; row < row_node.size(); ++row) {
-    const auto node = std::size_t(row_node[row]);
-    report.flops +=
-        4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
-  }
   const detail::TileCost tile_cost =
       detail::tile_cost_of(config.cost_model.value_or(kCpuCostModel), config.heads, config.scalar);
   const auto picoseconds_of = [&](const detail::Tile& tile) {

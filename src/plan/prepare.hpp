@@ -78,6 +78,16 @@ struct OnHost {
   }
 };
 
+/// Runs nothing: a cut only knows where things are once they have been run elsewhere.
+struct Nowhere {
+  template <class Kernel>
+  void each(const char*, std::int64_t, const Kernel&) const {}
+  template <class Kernel>
+  void scan(const char*, std::int64_t, const Kernel&) const {}
+  template <class Kernel>
+  void team(const char*, const Kernel&) const {}
+};
+
 /// Threads of a team that does all steps for a small tree.
 inline constexpr int kTeamThreads = 512;
 

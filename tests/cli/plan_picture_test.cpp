@@ -67,6 +67,8 @@ void expects_picture(const Drawn& drawn, int kv_heads) {
   CHECK(of_class(drawn.elements, "worker").size() == drawn.plan.at("workers"));
   CHECK(of_class(drawn.elements, "masked").empty() == (drawn.plan.at("masked_tiles") == 0));
 
+  for (const XmlElement& element : drawn.elements) CHECK(element.text.find("-0.0 %") == std::string::npos);
+
   // The busiest worker has a colour of its own, in the tree and among the workers.
   const Elements marked = of_class(drawn.elements, "busiest");
   for (const XmlElement& element : drawn.elements)
@@ -105,9 +107,16 @@ TEST_CASE("the title of a picture names tree, heads, strategy and predicted time
   const Drawn drawn = draw(folder, "star:512,8,32", {"--strategy", "node_chunk", "--heads", "16,4,64"});
   std::string words;
   for (const XmlElement& element : drawn.elements) words += element.text + "\n";
-  for (const char* expected : {"star:512,8,32", "node_chunk", "16 query and 4 KV heads of 64", "f32", "predicted",
-                               "9 nodes, 8 rows, 768 tokens", "24 workers", "KV head", "tokens from the root", "rows"})
+  for (const char* expected :
+       {"star:512,8,32", "node_chunk", "16 query and 4 KV heads of 64", "f32", "predicted",
+        "9 nodes, 8 rows, 768 tokens", "24 workers", "KV head", "tokens from the root", "rows", "at a time"})
     CHECK(words.find(expected) != std::string::npos);
+}
+
+TEST_CASE("a picture says how many nodes are too small for an outline") {
+  const Folder folder;
+  CHECK(draw(folder, "layers:1,1000/100,10", {}).svg.find("; 1,000 nodes are too small") != std::string::npos);
+  CHECK(draw(folder, "layers:1,4/100,100", {}).svg.find("too small") == std::string::npos);
 }
 
 TEST_CASE("names of trees are escaped in a picture, whatever they hold") {

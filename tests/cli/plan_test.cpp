@@ -129,7 +129,7 @@ TEST_CASE("plan prints a table, and a line for each strategy with the best one m
   CHECK(one.exit_code == 0);
   CHECK(one.err.empty());
   for (const char* words : {"65 nodes, 64 rows, 6,144 tokens", "node", "48 MiB", "1.00 times", "1.0 GiB",
-                            "predicted time", "imbalance", "plan time", "2.21 GFLOP"})
+                            "predicted time", "imbalance", "plan time", "2.21 GFLOP", "at a time"})
     CHECK(one.out.find(words) != std::string::npos);
   const Outcome all = run_tool({"plan", "star:2048,64,64", "--workers", "32", "--strategy", "all"});
   CHECK(all.exit_code == 0);

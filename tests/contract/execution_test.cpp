@@ -7,6 +7,7 @@
 
 #include "contract/kokkos_events.hpp"
 #include "espalier/espalier.hpp"
+#include "plan/streams/stream_plan.hpp"
 #include "support/instances.hpp"
 #include "support/problem.hpp"
 #include "support/spaces_and_elements.hpp"
@@ -89,6 +90,28 @@ TEMPLATE_LIST_TEST_CASE("update, grow and attend start kernels on the given inst
         CHECK(wrong_events_of(exec, [&] { problem.plan().grow(exec, problem.tree()); }) == "");
         CHECK(wrong_events_of(exec, [&] { problem.attend(exec); }) == "");
       }
+}
+
+TEMPLATE_LIST_TEST_CASE("a plan of streams starts kernels on the given instance and does nothing else", "[contract]",
+                        ExecutionSpaces) {
+  const TreeSnapshot snapshot = snapshot_of(random_forest(7), 16);
+  PlanConfig config;
+  config.heads = {8, 2, 32};
+  config.scalar = Scalar::bf16;
+  config.workers = 8;
+  for (const TestType& exec : instances<TestType>()) {
+    config.capacity = plan::StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+    plan::StreamPlan<TestType> plan(exec, config);
+    const TreeArrays<TestType> arrays(exec, snapshot);
+    for (const plan::StreamRunner runner : {plan::StreamRunner::one_team, plan::StreamRunner::device})
+      CHECK(wrong_events_of(exec, [&] { plan.update(exec, arrays.view(), runner); }) == "");
+    // A CPU plans a small tree, and lengthens it, in the calling thread.
+    plan.grow(exec, arrays.view());
+    exec.fence();
+    const std::vector<KokkosEvent> events = events_of([&] { plan.grow(exec, arrays.view()); });
+    exec.fence();
+    CHECK((events.empty() || wrong_events(exec, events) == ""));
+  }
 }
 
 TEMPLATE_LIST_TEST_CASE("the first attention allocates nothing either", "[contract]", SpacesAndElements) {

@@ -49,7 +49,8 @@ def shape(arguments):
 def thrown_messages(source):
     messages = {}
     files = [*source.glob("include/**/*.hpp"), *source.glob("src/*.?pp"), *source.glob("backends/portable/*.?pp")]
-    files += [*source.glob("src/plan/**/*.?pp"), *source.glob("src/tree/*.?pp"), source / "src/validate/validate.cpp"]
+    files += [f for folder in ("plan/**", "tree", "kv_tree") for f in source.glob(f"src/{folder}/*.?pp")]
+    files += [source / "src/validate/validate.cpp"]
     for file in files:
         text = re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.MULTILINE)
         for chain in re.finditer(r"\btext << (.*?);", text, re.DOTALL):

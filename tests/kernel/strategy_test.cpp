@@ -5,8 +5,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <random>
 
+#include "espalier/block_tables.hpp"
 #include "espalier/error.hpp"
 #include "espalier/plan.hpp"
+#include "support/block_table_model.hpp"
+#include "support/instances.hpp"
 #include "support/plan_arrays.hpp"
 #include "support/problem.hpp"
 #include "support/spaces_and_elements.hpp"
@@ -156,9 +159,6 @@ Tree large_forest(std::uint32_t seed) {
 
 TEMPLATE_LIST_TEST_CASE("large forests are cut by many threads as by one, so that each row reads each token once",
                         "[plan]", ExecutionSpaces) {
-  const TestType all;
-  const auto one = Kokkos::Experimental::partition_space(all, 1, 1)[0];
-  CAPTURE(all.concurrency(), one.concurrency());
   for (std::uint32_t seed = 0; seed < 11; ++seed) {
     const Tree tree = large_forest(seed);
     const TreeSnapshot snapshot = snapshot_of(tree, 16);
@@ -174,11 +174,87 @@ TEMPLATE_LIST_TEST_CASE("large forests are cut by many threads as by one, so tha
         plan.update(exec, arrays);
         return plan_arrays(exec, plan);
       };
-      const PlanArrays planned = planned_on(all);
+      const PlanArrays planned = planned_on(TestType());
       CHECK(wrong_in_plan(planned, snapshot, empty_partials_of(strategy)) == "");
-      CHECK(same_plan(planned, planned_on(one)));
+      for (const TestType& exec : instances<TestType>({1, 4})) {
+        CAPTURE(exec.concurrency());
+        CHECK(same_plan(planned, planned_on(exec)));
+      }
     }
   }
+}
+
+TEMPLATE_LIST_TEST_CASE("the tree of page tables is planned by every strategy, with nodes to spare", "[plan]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    TableStyle style;
+    style.sequences = 1 + std::int32_t(random() % 30);
+    style.block_tokens = 1 + int(random() % 9);
+    style.shared = 0.1 * double(random() % 11);
+    const HostTables host = random_tables(style, seed);
+    const auto max_blocks = std::size_t(std::max(host.max_blocks(), 1));
+    std::vector<std::int32_t> entries;
+    for (const std::vector<std::int32_t>& blocks : host.blocks) {
+      entries.insert(entries.end(), blocks.begin(), blocks.end());
+      entries.resize(entries.size() + max_blocks - blocks.size(), -1);
+    }
+    const auto memory = to_view<TestType>(entries), lengths = to_view<TestType>(host.lengths);
+    BlockTables<TestType> tables;
+    tables.blocks = decltype(tables.blocks)(
+        memory.data(), Kokkos::LayoutStride(std::size_t(host.sequences()), max_blocks, max_blocks, 1));
+    tables.lengths = lengths;
+    tables.block_tokens = host.block_tokens;
+    BlockTableReader<TestType> reader(exec, {host.sequences(), host.pool_blocks});
+    TreeArrays<TestType> tree(exec, TreeCapacity{2 * host.sequences(), host.sequences(), host.all_blocks()});
+    reader.update(exec, tables, tree);  // the plan's update does not wait for what it found
+    const TreeSnapshot expected = tree_of(host);
+    for (const PlanStrategy strategy : kPlanStrategies) {
+      INFO(name_of(strategy) << ", tables of seed " << seed);
+      PlanConfig config = config_of<TestType>(random_cutting(seed), strategy, expected);
+      config.capacity.nodes = tree.nodes();
+      config.capacity.segments += tree.nodes() - expected.nodes();
+      Plan<TestType> plan(exec, config);
+      plan.update(exec, tree);
+      CHECK(wrong_in_plan(plan_arrays(exec, plan), expected, EmptyPartials::allowed) == "");
+    }
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("a plan of nodes with hundreds of millions of tokens is as small as that of short ones",
+                        "[plan]", ExecutionSpaces) {
+  const TestType exec;
+  std::vector<NodeSpec> nodes{{-1, 1 << 28}};
+  for (std::int32_t leaf = 0; leaf < 60; ++leaf) nodes.push_back({0, 1 << 20});
+  const TreeSnapshot snapshot = make_snapshot(nodes, {}, 256);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  for (const PlanStrategy strategy : kPlanStrategies) {
+    INFO(name_of(strategy));
+    Cutting cutting{{8, 2, 64}, {}, 16};
+    for (std::int32_t& tokens : cutting.cuts.fasttree.split_tokens) tokens = 1 << 20;  // it cuts by a fixed length
+    const PlanConfig config = config_of<TestType>(cutting, strategy, snapshot);
+    CHECK(config.capacity.tiles < 20000);
+    Plan<TestType> plan(exec, config);
+    plan.update(exec, arrays);
+    CHECK(plan.report(exec).tiles == config.capacity.tiles);
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("automatic spreads trees with enough work within 5 % of evenly", "[plan]", ExecutionSpaces) {
+  const TestType exec;
+  for (const auto& [above, leaf] : {std::pair{4096, 256}, {1024, 32}, {20000, 16}, {300, 700}})
+    for (const std::int32_t leaves : {16, 64, 500}) {
+      std::vector<NodeSpec> nodes{{-1, above}};
+      for (std::int32_t i = 0; i < leaves; ++i) nodes.push_back({0, leaf + i % 7});
+      INFO(above << " tokens above " << leaves << " leaves of " << leaf);
+      const TreeSnapshot snapshot = make_snapshot(nodes, {}, 16);
+      const PlanConfig config = config_of<TestType>({{32, 8, 128}, {}, 32}, PlanStrategy::automatic, snapshot);
+      Plan<TestType> plan(exec, config);
+      const TreeArrays<TestType> arrays(exec, snapshot);
+      plan.update(exec, arrays);
+      CHECK(plan.report(exec).imbalance < 0.05);
+    }
 }
 
 TEMPLATE_LIST_TEST_CASE("a plan that lacks one segment, tile or partial says so, whatever its strategy", "[plan]",

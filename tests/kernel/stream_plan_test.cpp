@@ -106,6 +106,17 @@ TEMPLATE_LIST_TEST_CASE("streams of hundreds of random forests let each pair rea
   }
 }
 
+TEMPLATE_LIST_TEST_CASE("streams of thousands of small random forests let each pair read each token it sees once",
+                        "[streams]", ExecutionSpaces) {
+  for (std::uint32_t seed = 1000; seed < 4000; ++seed) {
+    INFO("forest and setting of seed " << seed);
+    Setting setting = random_setting(seed);
+    HeadShape& heads = setting.config.heads;
+    heads = {heads.group(), 1, 4};  // more KV heads take long to check, and are cut alike
+    check_forest<TestType>(random_forest(seed), setting);
+  }
+}
+
 TEMPLATE_LIST_TEST_CASE("attention by the plan of streams agrees with the oracle", "[streams]", ExecutionSpaces) {
   const TestType exec;
   for (std::uint32_t seed = 0; seed < 60; ++seed) {
@@ -138,7 +149,7 @@ TEMPLATE_LIST_TEST_CASE("every runner of streams writes the same plan, with any 
     config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, TestType{}, setting.options);
     FusedPlanArrays first;
     bool is_first = true;
-    for (const TestType& exec : instances<TestType>()) {
+    for (const TestType& exec : instances<TestType>({1, 4})) {
       StreamPlan<TestType> plan(exec, config, setting.options);
       const TreeArrays<TestType> arrays(exec, snapshot);
       for (const StreamRunner runner :
@@ -223,6 +234,56 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams that lacks one segment, tile or parti
   }
 }
 
+TEMPLATE_LIST_TEST_CASE("a plan of streams with a node of more tokens than a segment holds says so", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  constexpr std::int32_t kMost = (1 << 23) - 1;
+  for (const std::int32_t rows : {1, 20})  // narrow tiles, and wide ones
+    for (const std::int32_t tokens : {kMost, kMost + 1}) {
+      INFO(rows << " rows, " << tokens << " tokens");
+      const TreeSnapshot snapshot =
+          make_snapshot(std::vector<NodeSpec>{{-1, tokens}}, std::vector<RowSpec>(std::size_t(rows), RowSpec{0}), 256);
+      const TreeArrays<TestType> arrays(exec, snapshot);
+      PlanConfig config = random_setting(7).config;
+      config.heads = {2, 1, 4};
+      config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+      StreamPlan<TestType> plan(exec, config);
+      plan.update(exec, arrays.view());
+      if (tokens == kMost)
+        CHECK(plan.report(exec).tiles == config.capacity.tiles);
+      else
+        CHECK(wrong_error(ErrorCode::capacity_exceeded, "8388608 tokens in one node (capacity 8388607)",
+                          [&] { static_cast<void>(plan.report(exec)); }) == "");
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within 5 % of evenly", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  constexpr double kEnoughUs = 40;  // pieces are long beside less
+  int plans = 0;
+  for (const auto& [above, leaf] : {std::pair{4096, 416}, {2048, 64}, {20000, 16}, {300, 700}})
+    for (const std::int32_t leaves : {64, 256, 1000}) {
+      INFO(above << " tokens above " << leaves << " leaves of " << leaf);
+      std::vector<NodeSpec> nodes{{-1, above}};
+      for (std::int32_t i = 0; i < leaves; ++i) nodes.push_back({0, leaf});
+      const TreeSnapshot snapshot = make_snapshot(nodes, {}, 16);
+      PlanConfig config;
+      config.heads = {32, 8, 128};
+      config.scalar = Scalar::bf16;
+      config.workers = 132;
+      config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+      StreamPlan<TestType> plan(exec, config);
+      const TreeArrays<TestType> arrays(exec, snapshot);
+      plan.update(exec, arrays.view());
+      const PlanReport report = plan.report(exec);
+      if (report.predicted_us < kEnoughUs) continue;
+      CHECK(report.imbalance < 0.05);
+      ++plans;
+    }
+  CHECK(plans >= 8);
+}
+
 TEMPLATE_LIST_TEST_CASE("a plan of streams checks what it is given", "[streams]", ExecutionSpaces) {
   const TestType exec;
   const auto make = [&](const PlanConfig& config) { StreamPlan<TestType>(exec, config); };
@@ -271,7 +332,6 @@ TEMPLATE_LIST_TEST_CASE("tiles whose rows see nothing else write the output them
 TEMPLATE_LIST_TEST_CASE("streams of 100,000 nodes are the same on many threads as on one", "[streams]",
                         ExecutionSpaces) {
   const TestType all;
-  const auto one = Kokkos::Experimental::partition_space(all, 1, 1)[0];
   std::mt19937 random(1);
   std::vector<NodeSpec> nodes{{-1, 300}};
   while (nodes.size() < 100000)
@@ -288,7 +348,8 @@ TEMPLATE_LIST_TEST_CASE("streams of 100,000 nodes are the same on many threads a
     CHECK(plan.report(exec).tiles == config.capacity.tiles);
     return fused_plan_arrays(exec, plan.view(), config.heads);
   };
-  CHECK(planned_on(all) == planned_on(one));
+  const FusedPlanArrays planned = planned_on(all);
+  for (const TestType& exec : instances<TestType>({1, 2, 4})) CHECK(planned_on(exec) == planned);
 }
 
 }  // namespace

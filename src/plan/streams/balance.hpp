@@ -11,26 +11,26 @@ namespace espalier::plan::streams {
 struct WideLine {
   const Context& c;
   std::int32_t nodes;
-  std::int32_t gang;
+  std::int32_t gang_bits;
   std::int64_t block, fixed;
 
   KOKKOS_FUNCTION explicit WideLine(const Context& context)
       : c(context),
         nodes(context.totals->nodes.wide),
-        gang(context.gang()),
+        gang_bits(context.gang_bits()),
         block(context.costs.wide_block),
         fixed(context.costs.wide_fixed[context.large()]) {}
 
   KOKKOS_FUNCTION std::int64_t cost_before(std::int32_t number) const {
     const WideNode& node = c.wide[number];
-    return c.kv_heads * (node.tile_blocks_before / gang * block + node.tiles_before / gang * fixed);
+    return c.kv_heads * ((node.tile_blocks_before >> gang_bits) * block + (node.tiles_before >> gang_bits) * fixed);
   }
   KOKKOS_FUNCTION std::int64_t cost() const { return cost_before(nodes); }
   KOKKOS_FUNCTION std::int32_t stream_before(std::int32_t number) const {
-    return c.wide[number].tiles_before / gang * c.kv_heads;
+    return (c.wide[number].tiles_before >> gang_bits) * c.kv_heads;
   }
   KOKKOS_FUNCTION std::int32_t chunks(std::int32_t number) const {
-    return (c.wide[number + 1].tiles_before - c.wide[number].tiles_before) / gang;
+    return (c.wide[number + 1].tiles_before - c.wide[number].tiles_before) >> gang_bits;
   }
   /// The wide node of a stream.
   KOKKOS_FUNCTION std::int32_t node_of(std::int32_t stream) const {
@@ -41,11 +41,13 @@ struct WideLine {
     Cut cut;
     std::int64_t blocks_before;  ///< in the line
     std::int64_t pairs;          ///< of the stream, where the place is inside it
+    std::int32_t number;         ///< of the wide node
   };
-  KOKKOS_FUNCTION Place at(std::int64_t x) const {
-    const std::int64_t all_blocks = c.wide[nodes].tile_blocks_before / gang * c.kv_heads;
-    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks, 0};
-    const std::int32_t number = last_where(0, nodes, [&](std::int32_t n) { return cost_before(n) <= x; });
+  /// @param from  a wide node that begins at or before x
+  KOKKOS_FUNCTION Place at(std::int64_t x, std::int32_t from) const {
+    const std::int64_t all_blocks = (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads;
+    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks, 0, nodes};
+    const std::int32_t number = node_at(x, from);
     const WideNode& node = c.wide[number];
     const std::int64_t in_node = x - cost_before(number);
     const std::int64_t stream_cost = node.blocks * block + fixed;
@@ -56,20 +58,46 @@ struct WideLine {
       ++stream;
       offset = 0;
     }
-    const std::int64_t gang_pairs = std::int64_t(gang) * detail::kWidePairs;
-    const std::int64_t pairs_left =
-        c.wide[number + 1].pairs_before - node.pairs_before - stream % chunks(number) * gang_pairs;
+    std::int64_t pairs = 0;
+    if (offset > 0) {
+      const std::int64_t gang_pairs = std::int64_t(detail::kWidePairs) << gang_bits;
+      const std::int64_t pairs_left =
+          c.wide[number + 1].pairs_before - node.pairs_before - stream % chunks(number) * gang_pairs;
+      pairs = Kokkos::min(pairs_left, gang_pairs);
+    }
     return {{stream_before(number) + stream, offset},
-            node.tile_blocks_before / gang * c.kv_heads + std::int64_t(stream) * node.blocks + offset,
-            offset > 0 ? Kokkos::min(pairs_left, gang_pairs) : 0};
-  }
-  /// Where gang `number` of `gangs` begins.
-  KOKKOS_FUNCTION Place begin_of(std::int32_t number, std::int32_t gangs) const {
-    return at(cost() / gangs * number + cost() % gangs * number / gangs);
+            (node.tile_blocks_before >> gang_bits) * c.kv_heads + std::int64_t(stream) * node.blocks + offset,
+            pairs,
+            number};
   }
 
   KOKKOS_FUNCTION static std::int32_t pieces(const Cut& begin, const Cut& end) {
     return begin == end ? 0 : end.stream - begin.stream + (end.offset > 0 ? 1 : 0);
+  }
+
+ private:
+  /// Looks near `from` first.
+  KOKKOS_FUNCTION std::int32_t node_at(std::int64_t x, std::int32_t from) const {
+    std::int32_t stride = 1;
+    for (; from + stride < nodes && cost_before(from + stride) <= x; stride *= 2) from += stride;
+    return last_where(from, Kokkos::min(from + stride, nodes),
+                      [&](std::int32_t number) { return cost_before(number) <= x; });
+  }
+};
+
+/// The line of wide streams, cut into equal spans for a number of gangs.
+struct WideSpans {
+  const WideLine& line;
+  std::int64_t share;
+  std::int32_t rest, gangs;
+
+  KOKKOS_FUNCTION WideSpans(const WideLine& wide, std::int32_t count)
+      : line(wide), share(wide.cost() / count), rest(std::int32_t(wide.cost() - share * count)), gangs(count) {}
+
+  /// Where a gang begins.
+  /// @param from  a wide node that begins at or before that
+  KOKKOS_FUNCTION WideLine::Place begin_of(std::int32_t gang, std::int32_t from = 0) const {
+    return line.at(share * gang + rest * gang / gangs, from);
   }
 };
 
@@ -93,8 +121,15 @@ struct NarrowLine {
     return c.lists[list + 1].steps_before - c.lists[list].steps_before;
   }
 
-  KOKKOS_FUNCTION Cut at(std::int64_t x) const {
-    if (x >= cost()) return {lists * c.kv_heads, 0};
+  struct Place {
+    Cut cut;
+    std::int64_t steps_before;  ///< in the line
+  };
+  KOKKOS_FUNCTION Place end() const {
+    return {{lists * c.kv_heads, 0}, std::int64_t(c.kv_heads) * c.lists[lists].steps_before};
+  }
+  KOKKOS_FUNCTION Place at(std::int64_t x) const {
+    if (x >= cost()) return end();
     constexpr std::int32_t kGrain = 2;  // a stage holds two steps
     const std::int32_t list = last_where(0, lists, [&](std::int32_t l) { return cost_before(l) <= x; });
     const std::int32_t length = steps(list);
@@ -107,46 +142,28 @@ struct NarrowLine {
       ++head;
       offset = 0;
     }
-    return {list * c.kv_heads + head, offset};
-  }
-
-  KOKKOS_FUNCTION std::int64_t steps_before(const Cut& cut) const {
-    const std::int32_t list = cut.stream / c.kv_heads;
-    const std::int32_t length = list < lists ? steps(list) : 0;
-    return std::int64_t(c.kv_heads) * c.lists[list].steps_before +
-           std::int64_t(cut.stream - list * c.kv_heads) * length + cut.offset;
+    return {{list * c.kv_heads + head, offset},
+            std::int64_t(c.kv_heads) * c.lists[list].steps_before + std::int64_t(head) * length + offset};
   }
 };
 
 /// Splits that are costed: every number of gangs near all workers, then every few.
 struct Splits {
-  std::int32_t most_gangs, every, one_by_one, count;
+  std::int32_t most_gangs, every_bits, one_by_one, count;
 
   KOKKOS_FUNCTION explicit Splits(const Context& c) {
-    const std::int32_t gang = c.gang();
-    most_gangs = c.workers / gang;
-    every = Kokkos::max(1, 4 / gang);
-    one_by_one = 12 / gang;
-    const std::int32_t fewest = Kokkos::max(1, Kokkos::min(std::int32_t(kFewestWide), c.workers) / gang);
+    const std::int32_t gang_bits = c.gang_bits();
+    most_gangs = c.workers >> gang_bits;
+    every_bits = Kokkos::max(0, 2 - gang_bits);
+    one_by_one = 12 >> gang_bits;
+    const std::int32_t fewest = Kokkos::max(1, Kokkos::min(std::int32_t(kFewestWide), c.workers) >> gang_bits);
     const std::int32_t rest = most_gangs - one_by_one - fewest;
-    count = rest < 0 ? most_gangs - fewest + 1 : one_by_one + 1 + rest / every;
+    count = rest < 0 ? most_gangs - fewest + 1 : one_by_one + 1 + (rest >> every_bits);
     if (c.totals->nodes.wide == 0) count = 0;
     if (count > 0 && c.totals->packs.lists == 0) count = 1;
   }
   KOKKOS_FUNCTION std::int32_t gangs(std::int32_t number) const {
-    return number <= one_by_one ? most_gangs - number : most_gangs - one_by_one - every * (number - one_by_one);
-  }
-};
-
-/// What the chosen split is.
-struct Chosen {
-  std::int32_t gangs = 0;
-  std::int64_t wide_sum = 0;
-  KOKKOS_FUNCTION explicit Chosen(const Context& c) {
-    if (c.totals->nodes.wide == 0) return;
-    const auto number = std::int32_t(c.totals->best & 1023);
-    gangs = Splits(c).gangs(number);
-    wide_sum = c.splits[number].sum;
+    return number <= one_by_one ? most_gangs - number : most_gangs - one_by_one - ((number - one_by_one) << every_bits);
   }
 };
 
@@ -155,7 +172,7 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
   const NarrowLine line(c);
   const std::int64_t cost = line.cost();
   if (cost == 0) return 0;
-  const std::int64_t busy = std::int64_t(gangs) * c.gang();
+  const std::int64_t busy = std::int64_t(gangs) << c.gang_bits();
   const std::int64_t free_workers = c.workers - busy;
   const std::int64_t begin = gangs > 0 ? wide_sum / gangs + c.costs.turn[c.large()] : 0;
   if (free_workers > 0) {
@@ -165,30 +182,42 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
   return (cost + busy * begin) / c.workers + line.fixed;
 }
 
-/// Gang g of every split.
+/// A few neighbouring gangs of every split: where one ends the next begins.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
+  static constexpr std::int32_t kGangs =
+      12;  ///< of 132 workers, all splits are then 451 items: one for each thread of a team
+
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     const Splits splits(c);
-    return splits.count * splits.most_gangs;
+    return splits.count * div_up(splits.most_gangs, kGangs);
   }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers * c.workers; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers * div_up(c.workers, kGangs); }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     const Splits splits(c);
-    const std::int32_t number = i / splits.most_gangs;
-    const std::int32_t gang = i - number * splits.most_gangs;
+    const std::int32_t shares = div_up(splits.most_gangs, kGangs);
+    const std::int32_t number = i / shares;
     const std::int32_t gangs = splits.gangs(number);
-    if (gang >= gangs) return;
+    std::int32_t gang = (i - number * shares) * kGangs;
+    const std::int32_t gangs_end = Kokkos::min(gang + kGangs, gangs);
+    if (gang >= gangs_end) return;
     const WideLine line(c);
-    const WideLine::Place begin = line.begin_of(gang, gangs);
-    const WideLine::Place end = line.begin_of(gang + 1, gangs);
-    const std::int64_t time =
-        (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
+    const WideSpans spans(line, gangs);
+    Split costs{};
+    for (WideLine::Place begin = spans.begin_of(gang); gang < gangs_end;) {
+      const WideLine::Place end = spans.begin_of(++gang, begin.number);
+      const std::int64_t time =
+          (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
+      costs.longest = Kokkos::max(costs.longest, time);
+      costs.sum += time;
+      if (!(begin.cut == end.cut)) costs.partials += end.pairs;
+      begin = end;
+    }
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, time);
-    Kokkos::atomic_add(&split.sum, time);
-    if (!(begin.cut == end.cut)) Kokkos::atomic_add(&split.partials, end.pairs);
+    Kokkos::atomic_max(&split.longest, costs.longest);
+    Kokkos::atomic_add(&split.sum, costs.sum);
+    Kokkos::atomic_add(&split.partials, costs.partials);
   }
 };
 
@@ -202,12 +231,18 @@ struct ChooseSplit {
     const Split& split = c.splits[number];
     const std::int32_t gangs = Splits(c).gangs(number);
     std::int64_t time = Kokkos::max(split.longest, narrow_finish(c, gangs, split.sum));
-    time = Kokkos::max(time, memory_finish(c, gangs * c.gang(), split.longest));
+    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), split.longest));
     time += split.longest / 50 + split.partials * c.costs.partial;
-    Kokkos::atomic_min(&c.totals->best, time / 1000 * 1024 + number);
+    Kokkos::atomic_min(&c.totals->best, time / kNanosecond * kNumbers + number);
   }
 
+  /// The number of the best one.
+  KOKKOS_FUNCTION static std::int32_t best(const Context& c) { return std::int32_t(c.totals->best % kNumbers); }
+
  private:
+  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
+  static constexpr std::int64_t kNumbers = 1024;                                          ///< there are no more splits
+
   /// When the narrow bytes have arrived: before `begin`, only workers without wide tiles ask for them.
   KOKKOS_FUNCTION static std::int64_t memory_finish(const Context& c, std::int64_t busy, std::int64_t begin) {
     const std::int64_t steps = c.totals->packs.steps * c.kv_heads;
@@ -227,19 +262,25 @@ struct CutWide {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers + 1; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t gang) {
-    const Chosen chosen(c);
-    if (gang > chosen.gangs) return;
-    if (chosen.gangs == 0) {
-      c.wide_cut[0] = {0, 0};
-      return;
+    const bool has_wide = c.totals->nodes.wide > 0;
+    const std::int32_t best = has_wide ? ChooseSplit::best(c) : 0;
+    const std::int32_t gangs = has_wide ? Splits(c).gangs(best) : 0;
+    if (gang == c.workers) {  // has the least to do: no gang begins here
+      c.totals->gangs = gangs;
+      c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
     }
+    if (gang > gangs) return;
     const WideLine line(c);
-    const WideLine::Place begin = line.begin_of(gang, chosen.gangs);
+    const WideLine::Place begin = has_wide ? WideSpans(line, gangs).begin_of(gang) : WideLine::Place{};
     c.wide_cut[gang] = begin.cut;
-    if (gang == chosen.gangs) return;
-    const WideLine::Place end = line.begin_of(gang + 1, chosen.gangs);
-    c.gang_time[gang] =
-        (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
+    c.wide_blocks[gang] = begin.blocks_before;
+  }
+
+  /// What the wide pieces of a gang cost.
+  KOKKOS_FUNCTION static std::int64_t time_of(const Context& c, std::int32_t gang) {
+    const WideLine line(c);
+    return (c.wide_blocks[gang + 1] - c.wide_blocks[gang]) * line.block +
+           WideLine::pieces(c.wide_cut[gang], c.wide_cut[gang + 1]) * line.fixed;
   }
 };
 
@@ -252,59 +293,76 @@ KOKKOS_INLINE_FUNCTION std::int32_t worker_of_span(const Context& c, std::int32_
 /// How much narrow work each worker has room for, and how many wide pieces come before each gang's.
 struct SumWorkers {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_workers";
+  static constexpr const char* kMeasureLabel = "espalier::StreamPlan::measure_workers";
   using Sum = WorkerSums;
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.workers; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
 
-  KOKKOS_FUNCTION static WorkerSums value(const Context& c, std::int32_t span) {
-    const Chosen chosen(c);
-    WorkerSums sums;
-    if (span < chosen.gangs) sums.wide_pieces = WideLine::pieces(c.wide_cut[span], c.wide_cut[span + 1]);
-    const std::int64_t finish = narrow_finish(c, chosen.gangs, chosen.wide_sum);
-    if (finish == 0) return sums;
-    const std::int32_t gang = c.gang();
-    const std::int32_t worker = worker_of_span(c, span, chosen.gangs * gang);
-    const std::int32_t large = c.large();
-    std::int64_t begin = c.costs.step_fixed[large];  // of the piece that the span begins in
-    if (worker < chosen.gangs * gang && c.gang_time[worker / gang] > 0)
-      begin += c.gang_time[worker / gang] + c.costs.turn[large];
-    sums.room = begin < finish ? (finish - begin) * kRoom / finish : 0;
+  KOKKOS_FUNCTION static WorkerSums measure(const Context& c, std::int32_t span) {
+    const WorkerSums sums = sums_of(c, span);
+    c.worker_sums[span] = sums;
     return sums;
   }
+  KOKKOS_FUNCTION static WorkerSums value(const Context& c, std::int32_t span) { return c.worker_sums[span]; }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t span, const WorkerSums& before) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t span, const WorkerSums&, const WorkerSums& before) {
     c.worker_sums[span] = before;
   }
   KOKKOS_FUNCTION static void total(const Context& c, const WorkerSums& sums) {
     c.worker_sums[c.workers] = sums;
     c.totals->workers = sums;
   }
+
+ private:
+  KOKKOS_FUNCTION static WorkerSums sums_of(const Context& c, std::int32_t span) {
+    const std::int32_t gangs = c.totals->gangs, gang_bits = c.gang_bits(), busy = gangs << gang_bits;
+    WorkerSums sums;
+    if (span < gangs) sums.wide_pieces = WideLine::pieces(c.wide_cut[span], c.wide_cut[span + 1]);
+    const std::int64_t finish = c.totals->finish;
+    if (finish == 0) return sums;
+    const std::int32_t worker = worker_of_span(c, span, busy);
+    const std::int32_t large = c.large();
+    std::int64_t begin = c.costs.step_fixed[large];  // of the piece that the span begins in
+    if (worker < busy) {
+      const std::int64_t wide = CutWide::time_of(c, worker >> gang_bits);
+      if (wide > 0) begin += wide + c.costs.turn[large];
+    }
+    sums.room = begin < finish ? (finish - begin) * kRoom / finish : 0;
+    return sums;
+  }
 };
 
-/// Where the spans of the narrow line begin, and how long their tiles are at most. The last span is the queue's.
+/// Where the spans of the narrow line begin. The last span is the queue's.
 struct CutNarrow {
   static constexpr const char* kLabel = "espalier::StreamPlan::cut_narrow";
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.workers + 2; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers + 2; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t span) {
-    const NarrowLine line(c);
-    const Cut begin = cut(c, line, span);
-    c.narrow_cut[span] = begin;
-    if (span > c.workers) return;
-    const std::int64_t steps = span < c.workers ? line.steps_before(cut(c, line, span + 1)) - line.steps_before(begin)
-                                                : c.totals->packs.steps * c.kv_heads / c.workers;
-    const std::int64_t share = div_up(steps, std::int64_t(kPiecesPerWorker));
-    const std::int64_t longest = Kokkos::max(div_up(steps, std::int64_t(kMostPieces)), std::int64_t(kMostCut));
-    c.most[span] = std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastCut, longest));
+    const NarrowLine::Place begin = place(c, span);
+    c.narrow_cut[span] = begin.cut;
+    c.narrow_steps[span] = begin.steps_before;
+    if (span > c.workers) c.totals->queue_most = most_of(c.totals->packs.steps * c.kv_heads / c.workers);
+  }
+
+  /// How long the tiles of a span are at most.
+  KOKKOS_FUNCTION static std::int32_t most(const Context& c, std::int32_t span) {
+    return span < c.workers ? most_of(c.narrow_steps[span + 1] - c.narrow_steps[span]) : c.totals->queue_most;
   }
 
  private:
-  KOKKOS_FUNCTION static Cut cut(const Context& c, const NarrowLine& line, std::int32_t span) {
-    const Cut end{line.lists * c.kv_heads, 0};
+  /// @param steps  of a worker
+  KOKKOS_FUNCTION static std::int32_t most_of(std::int64_t steps) {
+    const std::int64_t share = div_up(steps, std::int64_t(kPiecesPerWorker));
+    const std::int64_t longest = Kokkos::max(div_up(steps, std::int64_t(kMostPieces)), std::int64_t(kMostCut));
+    return std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastCut, longest));
+  }
+
+  KOKKOS_FUNCTION static NarrowLine::Place place(const Context& c, std::int32_t span) {
+    const NarrowLine line(c);
     const std::int64_t room = c.totals->workers.room;
-    if (span > c.workers || line.lists == 0) return end;
-    if (span == 0) return {0, 0};
+    if (span > c.workers || line.lists == 0) return line.end();
+    if (span == 0) return {};
     const std::int64_t all = line.cost();
     const std::int64_t own = c.large() != 0 ? all - all / 1000 * c.costs.queue_permille : all;
     if (span == c.workers || room == 0) return line.at(own);

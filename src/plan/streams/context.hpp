@@ -152,10 +152,13 @@ struct Totals {
   StreamSums streams;
   WorkerSums workers;
   std::int64_t entries;
-  std::int64_t best;  ///< predicted time and number of the split
+  std::int64_t best;    ///< predicted time and number of the split
+  std::int64_t finish;  ///< of the narrow work, where all workers finish together
   std::int64_t need_segments, need_gathered, need_tiles, need_partials, longest;
   std::int32_t tile_counts;  ///< of all wide nodes, combined by or
-  std::int32_t gang;         ///< row tiles of a wide node that walk its KV together
+  std::int32_t gang_bits;    ///< a gang is 1 << gang_bits row tiles of a wide node that walk its KV together
+  std::int32_t gangs;        ///< that take wide tiles
+  std::int32_t queue_most;   ///< steps of a piece in the queue
   std::int32_t large;        ///< 1: narrow work saturates memory for long
   std::int32_t fits;
 };
@@ -177,9 +180,10 @@ struct Context {
   std::int32_t group;
   std::int32_t kv_heads;
   std::int32_t workers;
-  std::int32_t strips;     ///< of a pack
-  std::int32_t pack_rows;  ///< at most
-  std::int32_t absorbs;    ///< 1: wide tiles may have several segments
+  std::int32_t strips;      ///< of a pack
+  std::int32_t pack_rows;   ///< at most
+  std::int32_t small_rows;  ///< that a small node has at most
+  std::int32_t absorbs;     ///< 1: wide tiles may have several segments
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
@@ -197,10 +201,10 @@ struct Context {
   List* lists;                 // [2 * strips * rows + 1]
   Split* splits;               // [workers]
   Cut* wide_cut;               // [workers + 1]  of each gang
-  std::int64_t* gang_time;     // [workers]
+  std::int64_t* wide_blocks;   // [workers + 1]  of the line before each gang's begin
   WorkerSums* worker_sums;     // [workers + 1]
   Cut* narrow_cut;             // [workers + 2]  of each span; the last is the queue's
-  std::int32_t* most;          // [workers + 1]  steps of a piece in the span
+  std::int64_t* narrow_steps;  // [workers + 2]  of the line before each span
   StreamSums* streams;         // [lists * kv_heads + 1]
   std::int64_t* keys;          // [tile_capacity]  order of narrow tiles
   std::uint32_t* piece_pairs;  // [tile_capacity]  of the strip, lo | hi << 16, by number of the narrow piece
@@ -214,6 +218,7 @@ struct Context {
   detail::FusedTile* wide_tiles;    // [tile_capacity]
   detail::FusedTile* narrow_tiles;  // [tile_capacity]
   detail::FusedWorker* worker;      // [workers]
+  std::int32_t* merge_count;        // [pair blocks * kv_heads]
   std::int32_t* merge_begin;        // [pair blocks * kv_heads + 1]
   detail::MergeEntry* merge_entries;
 
@@ -223,7 +228,9 @@ struct Context {
   KOKKOS_FUNCTION std::int64_t pairs_of(std::int32_t node) const {
     return std::int64_t(tree.row_end[node] - tree.row_begin[node]) * group;
   }
-  KOKKOS_FUNCTION bool is_big(std::int32_t node) const { return pairs_of(node) > detail::kNarrowPairs; }
+  KOKKOS_FUNCTION bool is_big(std::int32_t node) const {
+    return tree.row_end[node] - tree.row_begin[node] > small_rows;
+  }
   KOKKOS_FUNCTION bool is_leaf(std::int32_t node) const { return tree.subtree_end[node] == node + 1; }
 
   /// Tokens of the node that any of the rows before `row_end`, which are below the node, sees.
@@ -244,6 +251,7 @@ struct Context {
   template <class Visit>
   KOKKOS_FUNCTION void for_each_of_chain(std::int32_t node, const Visit& visit) const {
     if (seen(node) > 0) visit(node, seen(node));
+    if (absorbs == 0) return;
     for (node = tree.parent[node]; node >= 0 && kind[node] == kAbsorbed; node = tree.parent[node])
       if (tree.tokens[node] > 0) visit(node, tree.tokens[node]);
   }
@@ -269,7 +277,7 @@ struct Context {
   }
 
   KOKKOS_FUNCTION std::int32_t large() const { return totals->large; }
-  KOKKOS_FUNCTION std::int32_t gang() const { return totals->gang; }
+  KOKKOS_FUNCTION std::int32_t gang_bits() const { return totals->gang_bits; }
 };
 
 KOKKOS_INLINE_FUNCTION std::int32_t div_up(std::int32_t count, std::int32_t size) { return (count + size - 1) / size; }

@@ -40,7 +40,10 @@ struct StreamCosts {
   double queue_share = 0.4;                ///< of the narrow work, for whichever worker is free; where large
 };
 
-/// The same for one head shape, in whole picoseconds: sums of integers do not depend on their order.
+/// The same for one head shape, in whole units of 1/32 ns: sums of integers do not depend on their order. The unit is
+/// coarse enough for most sums of a plan to fit into 32 bits, with which a GPU divides several times faster.
+inline constexpr double kCostsPerMicrosecond = 32000;
+
 struct Costs {
   std::int64_t wide_block;
   std::int64_t wide_fixed[2];
@@ -54,20 +57,22 @@ struct Costs {
 };
 
 inline Costs costs_of(const StreamCosts& us, const HeadShape& heads) {
-  const auto picoseconds = [](double microseconds) { return std::int64_t(std::llround(microseconds * 1e6)); };
+  const auto whole = [](double microseconds) {
+    return std::int64_t(std::llround(microseconds * kCostsPerMicrosecond));
+  };
   const double block = us.wide_block * heads.head_dim / 128;
   const double step_bytes = 2.0 * 2 * kStepTokens * heads.head_dim;  // K and V of 16-bit elements
   Costs costs{};
-  costs.wide_block = picoseconds(block);
+  costs.wide_block = whole(block);
   for (int large = 0; large < 2; ++large) {
     const double step = step_bytes / us.narrow_gbs[large] * 1e-3;
-    costs.wide_fixed[large] = picoseconds(us.wide_fixed_blocks[large] * block);
-    costs.step[large] = picoseconds(step);
-    costs.step_fixed[large] = picoseconds(us.narrow_fixed_steps * step);
-    costs.turn[large] = picoseconds(us.turn[large]);
+    costs.wide_fixed[large] = whole(us.wide_fixed_blocks[large] * block);
+    costs.step[large] = whole(step);
+    costs.step_fixed[large] = whole(us.narrow_fixed_steps * step);
+    costs.turn[large] = whole(us.turn[large]);
   }
-  costs.memory_step = picoseconds(step_bytes / us.memory_gbs * 1e-3);
-  costs.partial = picoseconds(us.partial_bytes / us.memory_gbs * 1e-3);
+  costs.memory_step = whole(step_bytes / us.memory_gbs * 1e-3);
+  costs.partial = whole(us.partial_bytes / us.memory_gbs * 1e-3);
   costs.large_steps = std::int64_t(us.large_bytes / step_bytes);
   costs.queue_permille = std::int32_t(us.queue_share * 1000);
   return costs;

@@ -38,11 +38,16 @@ struct SegmentList {
     std::int32_t node;           ///< -1: a copied one
     std::int32_t step;           ///< inside the segment
     std::int32_t steps;          ///< of the segment
+    std::int32_t tokens;         ///< of the segment
     std::int32_t tokens_before;  ///< of the step, in the list
+
+    [[nodiscard]] KOKKOS_FUNCTION std::int32_t tokens_end() const {  ///< of the step
+      return tokens_before + Kokkos::min(std::int32_t(kStepTokens), tokens - step * kStepTokens);
+    }
   };
 
   KOKKOS_FUNCTION Place at(std::int32_t step) const {
-    Place place{std::int32_t(first_segment), -1, step, 0, 0};
+    Place place{std::int32_t(first_segment), -1, step, 0, 0, 0};
     if (step < pack.copied_steps) {
       for_each_copied([&](std::int32_t, const Parts& parts) { return !enter(place, parts); });
       return place;
@@ -80,11 +85,13 @@ struct SegmentList {
       return false;
     }
     place.steps = head;
+    place.tokens = parts.head_tokens();
     if (place.step >= head) {
       place.segment += head > 0 ? 1 : 0;
       place.tokens_before += parts.head_tokens();
       place.step -= head;
       place.steps = all - head;
+      place.tokens = parts.tail_tokens();
     }
     place.tokens_before += place.step * kStepTokens;
     return true;
@@ -93,17 +100,9 @@ struct SegmentList {
 
 /// The pairs of a strip that a piece of one of its streams may concern, and its partials.
 struct NarrowPiece {
-  std::int32_t lo = 0, hi;
+  std::int32_t lo, hi;
 
-  KOKKOS_FUNCTION NarrowPiece(const Context& c, std::int32_t number, const Strip& strip, std::int32_t begin,
-                              std::int32_t end)
-      : hi(strip.pairs) {
-    const List& list = c.lists[number];
-    if (list.gathered != 0 || (begin == 0 && end == c.lists[number + 1].steps_before - list.steps_before)) return;
-    const SegmentList segments(c, list.row, list.part);
-    if (begin >= segments.pack.copied_steps)
-      segments.narrow_pairs(begin, segments.at(begin).node, segments.at(end - 1).node, strip, lo, hi);
-  }
+  KOKKOS_FUNCTION explicit NarrowPiece(const Strip& strip) : lo(0), hi(strip.pairs) {}
   KOKKOS_FUNCTION explicit NarrowPiece(std::uint32_t packed)
       : lo(std::int32_t(packed & 0xffff)), hi(std::int32_t(packed >> 16)) {}
   [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const { return std::uint32_t(lo) | (std::uint32_t(hi) << 16); }
@@ -141,33 +140,36 @@ struct FillTiles {
     const List& list = c.lists[number];
     const Pack& pack = c.pack[list.row];
     const Strip strip(c, list.row, list.part);
-    const NarrowPiece pairs(c, number, strip, piece.begin, piece.end);
-    c.piece_pairs[c.streams[piece.stream].pieces + piece.index] = pairs.packed();
+    NarrowPiece pairs(strip);
     detail::FusedTile tile{};
-    tile.pair_begin = std::int32_t(strip.pair_begin + pairs.lo);
-    tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
-    tile.partial_begin = std::int32_t(pairs.slot(c, piece.stream, strip, piece.index));
-    tile.kv_head = std::uint16_t(piece.stream - number * c.kv_heads);
-    if (is_direct(pack, c.streams[piece.stream + 1].pieces - c.streams[piece.stream].pieces))
-      tile.flags = detail::kTileDirect;
     std::int32_t tile_end = kOpen;
     if (list.gathered != 0) {
       const std::int64_t first = pack.before.gathered + std::int64_t(list.part) * pack.gathered;
       tile.segment_begin = std::int32_t(first + piece.begin * kStepTokens);
       tile.tokens = Kokkos::min(piece.end * kStepTokens, pack.gathered) - piece.begin * kStepTokens;
       tile.segment_end = tile.segment_begin + tile.tokens;
-      tile.flags |= detail::kTileGathered;
+      tile.flags = detail::kTileGathered;
+    } else if (const SegmentList segments(c, list.row, list.part); piece.begin == 0 && piece.end == pack.steps) {
+      tile.segment_begin = std::int32_t(segments.first_segment);
+      tile.segment_end = tile.segment_begin + pack.segments;
+      tile.tokens = pack.tokens;
     } else {
-      const SegmentList segments(c, list.row, list.part);
       const SegmentList::Place first = segments.at(piece.begin);
       const SegmentList::Place last = segments.at(piece.end - 1);
       tile.segment_begin = first.segment;
       tile.segment_end = last.segment + 1;
       tile.skip = first.step * kStepTokens;
-      const std::int32_t tokens_end = piece.end == pack.steps ? pack.tokens : segments.at(piece.end).tokens_before;
-      tile.tokens = tokens_end - first.tokens_before;
+      tile.tokens = last.tokens_end() - first.tokens_before;
       if (last.step + 1 < last.steps) tile_end = (last.step + 1) * kStepTokens;
+      segments.narrow_pairs(piece.begin, first.node, last.node, strip, pairs.lo, pairs.hi);
     }
+    c.piece_pairs[c.streams[piece.stream].pieces + piece.index] = pairs.packed();
+    tile.pair_begin = std::int32_t(strip.pair_begin + pairs.lo);
+    tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
+    tile.partial_begin = std::int32_t(pairs.slot(c, piece.stream, strip, piece.index));
+    tile.kv_head = std::uint16_t(piece.stream - number * c.kv_heads);
+    if (is_direct(pack, c.streams[piece.stream + 1].pieces - c.streams[piece.stream].pieces))
+      tile.flags |= detail::kTileDirect;
     c.narrow_tiles[place] = tile;
     c.tile_end[place] = tile_end;
   }
@@ -182,7 +184,7 @@ struct FillTiles {
     const WideNode& wide = c.wide[number];
     const std::int32_t in_node = stream - line.stream_before(number);
     const std::int32_t head = in_node / line.chunks(number);
-    const std::int32_t row_tile = in_node % line.chunks(number) * line.gang + member;
+    const std::int32_t row_tile = ((in_node % line.chunks(number)) << line.gang_bits) + member;
     const std::int32_t first_block = piece == 0 ? begin.offset : 0;
     const std::int32_t first_token = first_block * kBlockTokens;
     const std::int32_t end_token =
@@ -346,7 +348,7 @@ struct FillEntries {
       const WidePieces wide(c);
       block.for_each_wide([&](std::int32_t number, std::int32_t tile) {
         const WideNode& node = c.wide[number];
-        const std::int32_t stream = line.stream_before(number) + head * line.chunks(number) + tile / line.gang;
+        const std::int32_t stream = line.stream_before(number) + head * line.chunks(number) + (tile >> line.gang_bits);
         if (node.alone != 0 && wide.is_direct(node, tile, wide.count(stream))) return;
         const std::int64_t pair_begin =
             std::int64_t(c.tree.row_begin[node.node]) * c.group + std::int64_t(tile) * detail::kWidePairs;
@@ -361,6 +363,39 @@ struct FillEntries {
       *entry++ = {detail::kNoPartial, std::uint16_t(pair_begin - block.pair_begin),
                   std::uint16_t(pair_end - block.pair_begin)};
     });
+  }
+};
+
+/// Begins and writes the merge lists of a small tree: each team adds up what lies before its own.
+struct FillLists {
+  static constexpr const char* kLabel = "espalier::StreamPlan::fill_lists";
+  static constexpr int kThreads = 128;
+  static constexpr std::int32_t kShare = 128;  ///< lists of a team
+  Context c;
+
+  KOKKOS_FUNCTION std::int32_t teams() const { return CountEntries::items(c) / kShare + 1; }  // the last writes the end
+
+  template <class Team>
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    const std::int32_t lists = CountEntries::items(c);
+    const std::int32_t team_begin = team.league_rank() * kShare;
+    const std::int32_t share = kShare / team.team_size();
+    const std::int32_t begin = Kokkos::min(team_begin + share * team.team_rank(), lists);
+    const std::int32_t end = Kokkos::min(begin + share, lists);
+    std::int32_t before = 0;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamThreadRange(team, team_begin), [&](std::int32_t i, std::int32_t& sum) { sum += c.merge_count[i]; },
+        before);
+    std::int32_t own = 0;
+    for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
+    std::int64_t place = std::int64_t(before) + team.team_scan(own);
+    for (std::int32_t i = begin; i < end; ++i) {
+      c.merge_begin[i] = std::int32_t(place);
+      place += c.merge_count[i];
+      if (c.totals->fits != 0) FillEntries::run(c, i);
+    }
+    const bool is_last = team_begin + kShare > lists && team.team_rank() == team.team_size() - 1;
+    if (is_last) SumEntries::total(c, {place});
   }
 };
 
@@ -397,14 +432,14 @@ struct Fill {
       return;
     }
     const FillTiles tiles{c};
-    const std::int32_t gang = c.gang();
-    const std::int32_t busy = Chosen(c).gangs * gang;
+    const std::int32_t gang_bits = c.gang_bits();
+    const std::int32_t busy = c.totals->gangs << gang_bits;
     detail::FusedWorker lists{};
     if (worker < busy) {
-      const std::int32_t g = worker / gang, member = worker % gang;
+      const std::int32_t g = worker >> gang_bits, member = worker & ((1 << gang_bits) - 1);
       const auto before = c.worker_sums[g].wide_pieces;
       const auto pieces = std::int32_t(c.worker_sums[g + 1].wide_pieces - before);
-      lists.wide_begin = std::int32_t(before * gang + std::int64_t(member) * pieces);
+      lists.wide_begin = std::int32_t((before << gang_bits) + std::int64_t(member) * pieces);
       lists.wide_end = lists.wide_begin + pieces;
       for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
         tiles.wide(lists.wide_begin + i, g, member, i);
@@ -415,11 +450,16 @@ struct Fill {
     lists.narrow_begin = std::int32_t(first);
     lists.narrow_end = lists.narrow_begin + pieces;
     if (team.team_rank() == 0) c.worker[worker] = lists;
-    for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
-      c.keys[first + i] = key(tiles.find(first + i, span, first), c.narrow_cut[span].stream / c.kv_heads);
+    FillTiles::Found own{};  // of this thread: the first of its pieces, and as a rule all
+    for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size()) {
+      const FillTiles::Found piece = tiles.find(first + i, span, first);
+      if (i < team.team_size()) own = piece;
+      c.keys[first + i] = key(piece, c.narrow_cut[span].stream / c.kv_heads);
+    }
     team.team_barrier();
     for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
-      tiles.narrow(first + rank(c.keys + first, pieces, i), tiles.find(first + i, span, first));
+      tiles.narrow(first + rank(c.keys + first, pieces, i),
+                   i < team.team_size() ? own : tiles.find(first + i, span, first));
   }
 
   /// Sorts the longest first; and of equal ones the KV heads of the same tokens together, since they lie side by side in

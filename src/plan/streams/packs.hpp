@@ -19,7 +19,7 @@ struct Reset {
       c.totals->best = INT64_MAX;
     }
     if (i < c.workers) c.splits[i] = Split{};
-    if (i < c.tree.nodes) c.children[i] = {0, 0, INT32_MAX};
+    if (c.absorbs != 0 && i < c.tree.nodes) c.children[i] = {0, 0, INT32_MAX};
     if (i < c.tree.rows) {
       const std::int32_t node = c.tree.row_node[i];
       c.unit_end[i] = c.is_big(node) ? i + 1 : 0;
@@ -45,7 +45,7 @@ struct SumChildren {
   }
 };
 
-/// What becomes of each node.
+/// What becomes of each node: where nodes may be absorbed, before the next step asks for those above one.
 struct FindKinds {
   static constexpr const char* kLabel = "espalier::StreamPlan::find_kinds";
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
@@ -53,7 +53,6 @@ struct FindKinds {
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) { c.kind[node] = kind_of(c, node); }
 
- private:
   KOKKOS_FUNCTION static NodeKind kind_of(const Context& c, std::int32_t node) {
     if (!c.is_big(node)) return kSmall;
     if (is_absorbed(c, node)) return kAbsorbed;
@@ -62,21 +61,26 @@ struct FindKinds {
     return seen > 0 ? kCopied : kEmpty;
   }
 
+ private:
   /// A big node is absorbed where big children have all its rows, in no more row tiles than its own.
   KOKKOS_FUNCTION static bool is_absorbed(const Context& c, std::int32_t node) {
+    if (c.absorbs == 0) return false;
     const ChildSums& child = c.children[node];
-    return c.absorbs != 0 && child.rows > 0 && child.rows == c.tree.row_end[node] - c.tree.row_begin[node] &&
+    return child.rows > 0 && child.rows == c.tree.row_end[node] - c.tree.row_begin[node] &&
            child.tiles == c.row_tiles(node) && c.tree.tokens[node] >= kShortTokens - child.tokens;
   }
 };
 
-/// What each node adds to the sums, in `before` until they are summed.
-struct MeasureNodes {
-  static constexpr const char* kLabel = "espalier::StreamPlan::measure_nodes";
+/// Sums of what nodes are; lists the wide nodes; finds the units that are small subtrees.
+struct SumNodes {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_nodes";
+  static constexpr const char* kMeasureLabel = "espalier::StreamPlan::measure_nodes";
+  using Sum = NodeSums;
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) {
+  KOKKOS_FUNCTION static NodeSums measure(const Context& c, std::int32_t node) {
+    if (c.absorbs == 0) FindKinds::run(c, node);
     NodeSums sums;
     const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
     if (row_begin < row_end && !c.is_big(node)) {
@@ -97,19 +101,11 @@ struct MeasureNodes {
       sums.blocks = std::int64_t(sums.tiles) * div_up(tokens, kBlockTokens);
     }
     c.before[node] = sums;
+    return sums;
   }
-};
-
-/// Sums them; lists the wide nodes; finds the units that are small subtrees.
-struct SumNodes {
-  static constexpr const char* kLabel = "espalier::StreamPlan::sum_nodes";
-  using Sum = NodeSums;
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
   KOKKOS_FUNCTION static NodeSums value(const Context& c, std::int32_t node) { return c.before[node]; }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node, const NodeSums& before) {
-    const NodeSums own = c.before[node];
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node, const NodeSums& own, const NodeSums& before) {
     c.before[node] = before;
     if (own.tokens > kMostTokens) report_length(c, own.tokens);
     const std::int32_t begin = c.tree.row_begin[node];
@@ -162,12 +158,13 @@ struct EndPacks {
     const std::int64_t share =
         std::int64_t(steps_of(c.totals->nodes)) * c.kv_heads / (std::int64_t(c.workers) * kPacksPerWorker) + 1;
     const auto most_steps = std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastPack, kMostPack));
-    const bool works = has_work(c, row);
     std::int32_t end = c.unit_end[row];
     std::int32_t steps = unit_steps(c, row);
-    while (end < c.tree.rows && c.unit_end[end] - row <= c.pack_rows && has_work(c, end) == works) {
+    const bool works = has_work(c, row, steps);
+    while (end < c.tree.rows && c.unit_end[end] - row <= c.pack_rows) {
       const std::int32_t more = unit_steps(c, end);
       if (steps > 0 && steps + more > most_steps) break;
+      if (has_work(c, end, more) != works) break;
       steps += more;
       end = c.unit_end[end];
     }
@@ -185,8 +182,8 @@ struct EndPacks {
     const NodeSums& begin = c.before[node];
     return end.steps - begin.steps + div_up(end.gathered - begin.gathered, kStepTokens);
   }
-  KOKKOS_FUNCTION static bool has_work(const Context& c, std::int32_t unit) {
-    if (unit_steps(c, unit) > 0) return true;
+  KOKKOS_FUNCTION static bool has_work(const Context& c, std::int32_t unit, std::int32_t steps) {
+    if (steps > 0) return true;
     bool works = false;
     c.for_each_big(unit, unit + 1, [&](std::int32_t node) {
       works = c.is_copied(node);
@@ -211,28 +208,30 @@ struct MarkPacks {
   }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
-    if (number == 0) c.totals->gang = gang_of(c);
+    if (number == 0) c.totals->gang_bits = gang_bits_of(c);
     const std::int32_t end = first_of(c, number + 1);
     for (std::int32_t row = first_of(c, number); row < end; row = c.pack_end[row]) c.begins[row] = 1;
   }
 
  private:
-  /// A power of two that divides the row tiles of every wide node.
-  KOKKOS_FUNCTION static std::int32_t gang_of(const Context& c) {
-    std::int32_t gang = 1;
-    while (gang < kGang && gang * 2 <= c.workers && (c.totals->tile_counts & gang) == 0) gang *= 2;
-    return gang;
+  /// The most that makes gangs which divide the row tiles of every wide node.
+  KOKKOS_FUNCTION static std::int32_t gang_bits_of(const Context& c) {
+    std::int32_t bits = 0;
+    while ((1 << bits) < kGang && (2 << bits) <= c.workers && (c.totals->tile_counts & (1 << bits)) == 0) ++bits;
+    return bits;
   }
 };
 
-/// What a strip of each pack has.
-struct MeasurePacks {
-  static constexpr const char* kLabel = "espalier::StreamPlan::measure_packs";
+/// What a strip of each pack has; numbers the packs and their lists.
+struct SumPacks {
+  static constexpr const char* kLabel = "espalier::StreamPlan::sum_packs";
+  static constexpr const char* kMeasureLabel = "espalier::StreamPlan::measure_packs";
+  using Sum = PackSums;
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.rows; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows; }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row) {
-    if (c.begins[row] == 0) return;
+  KOKKOS_FUNCTION static PackSums measure(const Context& c, std::int32_t row) {
+    if (c.begins[row] == 0) return {};
     Pack pack{};
     pack.end = Kokkos::min(c.pack_end[row], MarkPacks::first_of(c, row / MarkPacks::window(c) + 1));
     std::int32_t last = row;
@@ -260,30 +259,13 @@ struct MeasurePacks {
     pack.tokens = pack.copied_tokens + end.tokens - begin.tokens;
     pack.gathered = pack.copied_gathered + end.gathered - begin.gathered;
     c.pack[row] = pack;
+    return sums_of(c, pack);
   }
-};
-
-/// Numbers the packs and their lists.
-struct SumPacks {
-  static constexpr const char* kLabel = "espalier::StreamPlan::sum_packs";
-  using Sum = PackSums;
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.rows; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows; }
-
   KOKKOS_FUNCTION static PackSums value(const Context& c, std::int32_t row) {
-    PackSums sums;
-    if (c.begins[row] == 0) return sums;
-    const Pack& pack = c.pack[row];
-    const std::int64_t strips = c.strips;
-    sums.packs = 1;
-    sums.lists = c.strips * ((pack.steps > 0 ? 1 : 0) + (pack.gathered > 0 ? 1 : 0));
-    sums.segments = strips * pack.segments;
-    sums.gathered = strips * pack.gathered;
-    sums.steps = strips * (pack.steps + div_up(pack.gathered, kStepTokens));
-    return sums;
+    return c.begins[row] != 0 ? sums_of(c, c.pack[row]) : PackSums{};
   }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row, const PackSums& before) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row, const PackSums&, const PackSums& before) {
     c.pack_of[row] = before.packs - 1 + c.begins[row];
     if (c.begins[row] == 0) return;
     Pack& pack = c.pack[row];
@@ -304,6 +286,18 @@ struct SumPacks {
     c.lists[sums.lists] = {c.tree.rows, 0, 0, std::int32_t(sums.steps)};
     c.totals->packs = sums;
     c.totals->large = sums.steps * c.kv_heads > c.costs.large_steps ? 1 : 0;
+  }
+
+ private:
+  KOKKOS_FUNCTION static PackSums sums_of(const Context& c, const Pack& pack) {
+    const std::int64_t strips = c.strips;
+    PackSums sums;
+    sums.packs = 1;
+    sums.lists = c.strips * ((pack.steps > 0 ? 1 : 0) + (pack.gathered > 0 ? 1 : 0));
+    sums.segments = strips * pack.segments;
+    sums.gathered = strips * pack.gathered;
+    sums.steps = strips * (pack.steps + div_up(pack.gathered, kStepTokens));
+    return sums;
   }
 };
 

@@ -29,7 +29,7 @@ struct NarrowPieces {
     Part part;
     part.begin = begin.stream == stream ? begin.offset : 0;
     part.end = end.stream == stream ? end.offset : length;
-    part.pieces = div_up(part.end - part.begin, c.most[span]);
+    part.pieces = div_up(part.end - part.begin, CutNarrow::most(c, span));
     return part;
   }
 
@@ -70,33 +70,30 @@ struct Strip {
   }
 };
 
-struct CountPieces {
-  static constexpr const char* kLabel = "espalier::StreamPlan::count_pieces";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.totals->packs.lists * c.kv_heads; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return 2 * c.strips * c.tree.rows * c.kv_heads; }
-
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream) {
-    const List& list = c.lists[stream / c.kv_heads];
-    StreamSums sums;
-    const std::int32_t length = NarrowLine(c).steps(stream / c.kv_heads);
-    NarrowPieces{c}.for_each_part(stream, length, [&](const NarrowPieces::Part& part) { sums.pieces += part.pieces; });
-    sums.slots = sums.pieces * Strip(c, list.row, list.part).pairs;
-    c.streams[stream] = sums;
-  }
-};
-
 /// Numbers the narrow pieces; says whether all fits.
 struct SumPieces {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_pieces";
+  static constexpr const char* kMeasureLabel = "espalier::StreamPlan::count_pieces";
   using Sum = StreamSums;
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return CountPieces::items(c); }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountPieces::most_items(c); }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.totals->packs.lists * c.kv_heads; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return 2 * c.strips * c.tree.rows * c.kv_heads; }
+
+  KOKKOS_FUNCTION static StreamSums measure(const Context& c, std::int32_t stream) {
+    const std::int32_t number = stream / c.kv_heads;
+    const List& list = c.lists[number];
+    const std::int32_t length = c.lists[number + 1].steps_before - list.steps_before;
+    StreamSums sums;
+    NarrowPieces{c}.for_each_part(stream, length, [&](const NarrowPieces::Part& part) { sums.pieces += part.pieces; });
+    sums.slots = sums.pieces * Strip(c, list.row, list.part).pairs;
+    c.streams[stream] = sums;
+    return sums;
+  }
   KOKKOS_FUNCTION static StreamSums value(const Context& c, std::int32_t stream) { return c.streams[stream]; }
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream, const StreamSums& before) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream, const StreamSums&, const StreamSums& before) {
     c.streams[stream] = before;
   }
   KOKKOS_FUNCTION static void total(const Context& c, const StreamSums& sums) {
-    c.streams[CountPieces::items(c)] = sums;
+    c.streams[items(c)] = sums;
     c.totals->streams = sums;
     check_capacity(c);
   }
@@ -109,9 +106,9 @@ struct SumPieces {
 /// further one that of the gang which begins with it.
 struct WidePieces {
   const Context& c;
-  std::int32_t gang, gangs;
+  std::int32_t gang_bits, gangs;
   KOKKOS_FUNCTION explicit WidePieces(const Context& context)
-      : c(context), gang(context.gang()), gangs(Chosen(context).gangs) {}
+      : c(context), gang_bits(context.gang_bits()), gangs(context.totals->gangs) {}
 
   /// The gang that has the first piece of a stream.
   KOKKOS_FUNCTION std::int32_t first_gang(std::int32_t stream) const {
@@ -133,12 +130,15 @@ struct WidePieces {
   }
 
   KOKKOS_FUNCTION std::int64_t partials() const {
-    return c.totals->nodes.pairs * c.kv_heads + std::int64_t(gangs) * gang * detail::kWidePairs;
+    return c.totals->nodes.pairs * c.kv_heads + (std::int64_t(gangs) << gang_bits) * detail::kWidePairs;
   }
   /// Partials of row tile `tile` of wide node `number`.
   KOKKOS_FUNCTION std::int64_t slot(std::int32_t number, std::int32_t head, std::int32_t tile, std::int32_t g,
                                     bool first) const {
-    if (!first) return c.totals->nodes.pairs * c.kv_heads + (std::int64_t(g) * gang + tile % gang) * detail::kWidePairs;
+    if (!first) {
+      const std::int32_t member = tile & ((1 << gang_bits) - 1);
+      return c.totals->nodes.pairs * c.kv_heads + ((std::int64_t(g) << gang_bits) + member) * detail::kWidePairs;
+    }
     const WideNode& node = c.wide[number];
     const std::int64_t pairs = c.wide[number + 1].pairs_before - node.pairs_before;
     return node.pairs_before * c.kv_heads + pairs * head + std::int64_t(tile) * detail::kWidePairs;
@@ -158,7 +158,7 @@ KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
   Totals& totals = *c.totals;
   totals.need_segments = totals.nodes.wide_segments + totals.packs.segments;
   totals.need_gathered = totals.packs.gathered;
-  totals.need_tiles = totals.workers.wide_pieces * c.gang() + totals.streams.pieces;
+  totals.need_tiles = (totals.workers.wide_pieces << c.gang_bits()) + totals.streams.pieces;
   totals.need_partials = totals.streams.slots;
   if (totals.nodes.wide > 0) totals.need_partials += WidePieces(c).partials();
   totals.fits = totals.need_segments <= c.segment_capacity && totals.need_gathered <= c.segment_capacity &&
@@ -252,7 +252,7 @@ struct CountEntries {
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     if (c.totals->fits == 0) {
-      c.merge_begin[i] = 0;
+      c.merge_count[i] = 0;
       return;
     }
     const std::int32_t head = i % c.kv_heads;
@@ -268,12 +268,12 @@ struct CountEntries {
       const WidePieces wide(c);
       block.for_each_wide([&](std::int32_t number, std::int32_t tile) {
         const std::int32_t pieces =
-            wide.count(line.stream_before(number) + head * line.chunks(number) + tile / line.gang);
+            wide.count(line.stream_before(number) + head * line.chunks(number) + (tile >> line.gang_bits));
         if (!wide.is_direct(c.wide[number], tile, pieces)) entries += pieces;
       });
     }
     block.for_each_empty([&](std::int64_t, std::int64_t) { ++entries; });
-    c.merge_begin[i] = entries;
+    c.merge_count[i] = entries;
   }
 };
 
@@ -291,8 +291,8 @@ struct SumEntries {
   using Sum = EntrySum;
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return CountEntries::items(c); }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
-  KOKKOS_FUNCTION static EntrySum value(const Context& c, std::int32_t i) { return {c.merge_begin[i]}; }
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i, const EntrySum& before) {
+  KOKKOS_FUNCTION static EntrySum value(const Context& c, std::int32_t i) { return {c.merge_count[i]}; }
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i, const EntrySum&, const EntrySum& before) {
     c.merge_begin[i] = std::int32_t(before.entries);
   }
 
@@ -302,44 +302,28 @@ struct SumEntries {
   }
 };
 
-/// The steps come in stages. On a GPU each runs in one team for a small tree, and what lies between them, which has many
-/// items that take long, as a kernel on the whole device.
-struct FindStreams {
+/// All that orders a plan: what its streams are, and how they are cut.
+struct CutTree {
   ESPALIER_ANY_RUNNER
   template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run) const {
-    run.template each<Reset>();
-    run.template each<SumChildren>();
-    run.template each<FindKinds>();
-    run.template each<MeasureNodes>();
+  KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
+    if (c.absorbs != 0) {
+      run.template each<Reset>();
+      run.template each<SumChildren>();
+      run.template each<FindKinds>();
+    } else {
+      run.template begin<Reset>();
+    }
     run.template scan<SumNodes>();
     run.template each<EndPacks>();
     run.template each<MarkPacks>();
-    run.template each<MeasurePacks>();
     run.template scan<SumPacks>();
-  }
-};
-
-/// After CostSplits.
-struct CutStreams {
-  ESPALIER_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run) const {
+    run.template each<CostSplits>();
     run.template each<ChooseSplit>();
     run.template each<CutWide>();
     run.template scan<SumWorkers>();
     run.template each<CutNarrow>();
-    run.template each<CountPieces>();
     run.template scan<SumPieces>();
-  }
-};
-
-/// After CountEntries.
-struct BeginLists {
-  ESPALIER_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run) const {
-    run.template scan<SumEntries>();
   }
 };
 

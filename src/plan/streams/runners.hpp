@@ -6,8 +6,9 @@
 //   items(c)        how many there are; reads what earlier steps wrote
 //   most_items(c)   a bound that the host knows
 //   run(c, i)       of a loop
-//   Sum, value(c, i), run(c, i, before), total(c, sum)   of a prefix sum: value is what i adds, before the sum of those
-//                                                        before i
+//   Sum, value(c, i), run(c, i, own, before), total(c, sum)   of a prefix sum: value is what i adds, before the sum of
+//                   those before i. Where values are dear, measure(c, i) finds one and keeps it where value finds it
+//                   again, until run writes over it.
 //
 // Sums are of integers, so that their order does not matter, and every runner writes the same.
 
@@ -22,6 +23,15 @@ namespace espalier::plan::streams {
 using derive::kRunsOnHost;
 using derive::light;
 
+/// What an item of a prefix sum adds, when it is asked for the first time.
+template <class Step>
+KOKKOS_FUNCTION typename Step::Sum measured(const Context& c, std::int32_t i) {
+  if constexpr (requires { Step::measure(c, i); })
+    return Step::measure(c, i);
+  else
+    return Step::value(c, i);
+}
+
 class OnHost {
  public:
   explicit OnHost(const Context& c) : c_(c) {}
@@ -33,13 +43,18 @@ class OnHost {
   }
 
   template <class Step>
+  void begin() const {
+    each<Step>();
+  }
+
+  template <class Step>
   void scan() const {
     const std::int32_t items = Step::items(c_);
     typename Step::Sum sum;
     for (std::int32_t i = 0; i < items; ++i) {
-      const typename Step::Sum value = Step::value(c_, i);
-      Step::run(c_, i, sum);
-      sum += value;
+      const typename Step::Sum own = measured<Step>(c_, i);
+      Step::run(c_, i, own, sum);
+      sum += own;
     }
     Step::total(c_, sum);
   }
@@ -59,16 +74,23 @@ class OnTeam {
   static constexpr std::size_t kValueBytes = 48;
 
  public:
-  static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + 2 * kRuns) * kValueBytes;
+  static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + kRuns) * kValueBytes;
 
   KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c)
       : team_(team), c_(c), scratch_(team.team_scratch(0).get_shmem(std::ptrdiff_t(kScratchBytes))) {}
 
   template <class Step>
   KOKKOS_FUNCTION void each() const {
+    begin<Step>();
+    team_.team_barrier();
+  }
+
+  /// As each; the next step, which must neither read nor write what this one writes before its own first barrier, does
+  /// not wait for it.
+  template <class Step>
+  KOKKOS_FUNCTION void begin() const {
     const std::int32_t items = Step::items(c_);
     for (std::int32_t i = team_.team_rank(); i < items; i += team_.team_size()) Step::run(c_, i);
-    team_.team_barrier();
   }
 
   /// Every thread takes a share of neighbouring items.
@@ -76,36 +98,38 @@ class OnTeam {
   KOKKOS_FUNCTION void scan() const {
     using Sum = typename Step::Sum;
     const std::int32_t items = Step::items(c_);
-    const std::int32_t share = div_up(items, std::int32_t(team_.team_size()));
+    const std::int32_t share = Kokkos::max(div_up(items, std::int32_t(team_.team_size())), 1);
     const std::int32_t begin = Kokkos::min(share * team_.team_rank(), items);
     const std::int32_t end = Kokkos::min(begin + share, items);
+    const std::int32_t last_rank = Kokkos::max(items - 1, 0) / share;
     Sum own;
-    for (std::int32_t i = begin; i < end; ++i) own += Step::value(c_, i);
-    Sum sum = sum_before(own);
+    for (std::int32_t i = begin; i < end; ++i) own += measured<Step>(c_, i);
+    Sum sum = sum_before(own, last_rank);
     for (std::int32_t i = begin; i < end; ++i) {
       const Sum value = Step::value(c_, i);
-      Step::run(c_, i, sum);
+      Step::run(c_, i, value, sum);
       sum += value;
     }
-    if (team_.team_rank() == team_.team_size() - 1) Step::total(c_, sum);
+    if (team_.team_rank() == last_rank) Step::total(c_, sum);
     team_.team_barrier();
   }
 
  private:
-  /// The sum of what the threads before this one give: one thread adds up each run, then the runs before its own.
+  /// The sum of what the threads before this one give, for threads up to last_rank: one thread adds up each run, then the
+  /// runs before its own.
   template <class Sum>
-  KOKKOS_FUNCTION Sum sum_before(const Sum& own) const {
+  KOKKOS_FUNCTION Sum sum_before(const Sum& own, std::int32_t last_rank) const {
     static_assert(sizeof(Sum) <= kValueBytes);
     Sum* values = static_cast<Sum*>(scratch_);
     Sum* of_run = values + kRuns * kPaddedRun;
     const int rank = team_.team_rank();
     const int run = rank / kRun;
-    const int runs = (team_.team_size() + kRun - 1) / kRun;
+    const int runs = last_rank / kRun + 1;
     values[run * kPaddedRun + rank % kRun] = own;
     team_.team_barrier();
     if (rank < runs) {
       Sum sum;
-      for (int i = 0; i < kRun && rank * kRun + i < team_.team_size(); ++i) {
+      for (int i = 0; i < kRun && rank * kRun + i <= last_rank; ++i) {
         const Sum value = values[rank * kPaddedRun + i];
         values[rank * kPaddedRun + i] = sum;
         sum += value;
@@ -113,13 +137,9 @@ class OnTeam {
       of_run[rank] = sum;
     }
     team_.team_barrier();
-    if (rank < runs) {
-      Sum sum;
-      for (int i = 0; i < rank; ++i) sum += of_run[i];
-      of_run[kRuns + rank] = sum;
-    }
-    team_.team_barrier();
-    Sum sum = of_run[kRuns + run];
+    Sum sum;
+    if (rank > last_rank) return sum;
+    for (int i = 0; i < run; ++i) sum += of_run[i];
     sum += values[run * kPaddedRun + rank % kRun];
     return sum;
   }
@@ -138,6 +158,14 @@ struct LoopKernel {
 };
 
 template <class Step>
+struct MeasureKernel {
+  Context c;
+  KOKKOS_FUNCTION void operator()(std::int32_t i) const {
+    if (i < Step::items(c)) Step::measure(c, i);
+  }
+};
+
+template <class Step>
 struct ScanKernel {
   using value_type = typename Step::Sum;
   Context c;
@@ -148,7 +176,7 @@ struct ScanKernel {
     const std::int32_t items = Step::items(c);
     if (i < items) {
       const value_type value = Step::value(c, i);
-      if (final) Step::run(c, i, sum);
+      if (final) Step::run(c, i, value, sum);
       sum += value;
     }
     if (final && i == last) Step::total(c, sum);
@@ -166,8 +194,15 @@ class OnInstance {
   }
 
   template <class Step>
+  void begin() const {
+    each<Step>();
+  }
+
+  template <class Step>
   void scan() const {
     const std::int32_t items = Kokkos::max(Step::most_items(c_), 1);
+    if constexpr (requires { Step::measure(c_, 0); })
+      Kokkos::parallel_for(Step::kMeasureLabel, policy(items), MeasureKernel<Step>{c_});
     Kokkos::parallel_scan(Step::kLabel, policy(items), ScanKernel<Step>{c_, items - 1});
   }
 

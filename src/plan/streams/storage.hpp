@@ -23,9 +23,8 @@ struct Storage {
   Array<List> lists;
   Array<Split> splits;
   Array<Cut> wide_cut, narrow_cut;
-  Array<std::int64_t> gang_time;
+  Array<std::int64_t> wide_blocks, narrow_steps;
   Array<WorkerSums> worker_sums;
-  Array<std::int32_t> most;
   Array<StreamSums> streams;
   Array<std::int64_t> keys;
   Array<std::int32_t> kind, tile_end, wide_open, segment_node;
@@ -35,7 +34,7 @@ struct Storage {
   Array<detail::GatheredToken> gathered;
   Array<detail::FusedTile> wide_tiles, narrow_tiles;
   Array<detail::FusedWorker> worker;
-  Array<std::int32_t> merge_begin;
+  Array<std::int32_t> merge_count, merge_begin;
   Array<detail::MergeEntry> merge_entries;
 
   /// @param tiles  room for tiles too: without, only the front steps can run
@@ -65,14 +64,15 @@ struct Storage {
     allocate(lists, "espalier::StreamPlan::lists", most_lists + 1);
     allocate(splits, "espalier::StreamPlan::splits", workers);
     allocate(wide_cut, "espalier::StreamPlan::wide_cut", workers + 1);
-    allocate(gang_time, "espalier::StreamPlan::gang_time", workers);
+    allocate(wide_blocks, "espalier::StreamPlan::wide_blocks", workers + 1);
     allocate(worker_sums, "espalier::StreamPlan::worker_sums", workers + 1);
     allocate(narrow_cut, "espalier::StreamPlan::narrow_cut", workers + 2);
-    allocate(most, "espalier::StreamPlan::most", workers + 1);
+    allocate(narrow_steps, "espalier::StreamPlan::narrow_steps", workers + 2);
     allocate(streams, "espalier::StreamPlan::streams", most_lists * kv_heads + 1);
-    allocate(merge_begin, "espalier::StreamPlan::merge_begin", merge_lists + 1);
     if (!tiles) return;
     const std::int64_t most_tiles = capacity.tiles, most_segments = capacity.segments;
+    allocate(merge_count, "espalier::StreamPlan::merge_count", merge_lists);
+    allocate(merge_begin, "espalier::StreamPlan::merge_begin", merge_lists + 1);
     allocate(keys, "espalier::StreamPlan::keys", most_tiles);
     allocate(piece_pairs, "espalier::StreamPlan::piece_pairs", most_tiles);
     allocate(tile_end, "espalier::StreamPlan::tile_end", most_tiles);
@@ -97,6 +97,7 @@ struct Storage {
     c.workers = config.workers;
     c.strips = div_up(c.group, detail::kNarrowPairs);
     c.pack_rows = std::max(1, detail::kNarrowPairs / c.group);
+    c.small_rows = detail::kNarrowPairs / c.group;
     c.absorbs = options.chains ? 1 : 0;
     c.segment_capacity = config.capacity.segments;
     c.tile_capacity = config.capacity.tiles;
@@ -116,10 +117,10 @@ struct Storage {
     c.lists = lists.data();
     c.splits = splits.data();
     c.wide_cut = wide_cut.data();
-    c.gang_time = gang_time.data();
+    c.wide_blocks = wide_blocks.data();
     c.worker_sums = worker_sums.data();
     c.narrow_cut = narrow_cut.data();
-    c.most = most.data();
+    c.narrow_steps = narrow_steps.data();
     c.streams = streams.data();
     c.keys = keys.data();
     c.piece_pairs = piece_pairs.data();
@@ -132,6 +133,7 @@ struct Storage {
     c.wide_tiles = wide_tiles.data();
     c.narrow_tiles = narrow_tiles.data();
     c.worker = worker.data();
+    c.merge_count = merge_count.data();
     c.merge_begin = merge_begin.data();
     c.merge_entries = merge_entries.data();
     return c;

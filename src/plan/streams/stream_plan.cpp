@@ -6,6 +6,8 @@
 
 #include "espalier/error.hpp"
 #include "grow.hpp"
+#include "plan/checks.hpp"
+#include "plan/report.hpp"
 #include "storage.hpp"
 
 namespace espalier::plan {
@@ -26,13 +28,13 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
-/// The steps of a stage in one team.
-template <class Stage, class Exec>
-struct StageOnTeam {
+/// All that orders a plan, in one team.
+template <class Exec>
+struct CutTreeOnTeam {
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
   Context c;
-  KOKKOS_FUNCTION void operator()(const Team& team) const { Stage{}(OnTeam<Team>(team, c)); }
+  KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c), c); }
 };
 
 /// What kernels take work by; they leave it at 0 themselves.
@@ -51,28 +53,16 @@ std::int32_t workers_for(const Exec& exec) {
 
 /// Checks a configuration and fills in what the caller left to us.
 PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
+  check_shape(config);
   const HeadShape& heads = config.heads;
-  expects(heads.kv_heads >= 1 && heads.kv_heads <= 32767, ErrorCode::invalid_argument, "plan: kv_heads is ",
-          heads.kv_heads, ", expected 1 to 32767");
-  expects(heads.query_heads >= 1 && heads.query_heads % heads.kv_heads == 0, ErrorCode::invalid_argument,
-          "plan: query_heads is ", heads.query_heads, ", expected a positive multiple of kv_heads ", heads.kv_heads);
-  expects(heads.head_dim >= 1 && heads.head_dim <= 256, ErrorCode::invalid_argument, "plan: head_dim is ",
-          heads.head_dim, ", expected 1 to 256");
   PlanCapacity& capacity = config.capacity;
-  for (const auto& [value, name] :
-       {std::pair{capacity.nodes, "nodes"}, std::pair{capacity.rows, "rows"}, std::pair{capacity.segments, "segments"},
-        std::pair{capacity.tiles, "tiles"}, std::pair{capacity.partials, "partials"}})
-    expects(value >= 0, ErrorCode::invalid_argument, "plan: capacity of ", name, " is ", value, ", expected 0 or more");
   if (config.workers == 0) config.workers = std::min(workers, 1024);
   expects(config.workers >= 1 && config.workers <= 1024, ErrorCode::invalid_argument, "plan: workers is ",
           config.workers, ", expected 1 to 1024 for the fused kernels");
   const std::int64_t group = heads.group(), kv_heads = heads.kv_heads;
   const std::int64_t strips = div_up(group, std::int64_t(detail::kNarrowPairs));
   const auto or_default = [](std::int32_t& given, std::int64_t value, const char* name) {
-    if (given > 0) return;
-    expects(value <= kMostIndex, ErrorCode::invalid_argument, "plan: the default capacity of ", name, " would be ",
-            value, ", more than 2147483647: give it");
-    given = std::int32_t(value);
+    given = capacity_or_default(given, value, name);
   };
   or_default(capacity.segments, capacity.nodes + 16 * strips * capacity.rows, "segments");
   or_default(capacity.tiles, kv_heads * (capacity.nodes + strips * capacity.rows) + 66 * config.workers, "tiles");
@@ -81,26 +71,6 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
   expects(2 * strips * capacity.rows * kv_heads <= kMostIndex, ErrorCode::invalid_argument, "plan: ", capacity.rows,
           " rows of ", heads.query_heads, " query heads are more than the fused kernels can address");
   return config;
-}
-
-/// All that decides how large a plan is.
-void make_in_thread(const Context& c) {
-  const OnHost run(c);
-  FindStreams{}(run);
-  run.each<CostSplits>();
-  CutStreams{}(run);
-}
-
-/// Host copies of device arrays, for report().
-template <class T, class Exec>
-std::vector<T> download(const Exec& exec, const T* data, std::int64_t count) {
-  std::vector<T> host(std::size_t(count), T{});
-  Kokkos::View<const T*, typename Exec::memory_space, Kokkos::MemoryTraits<Kokkos::Unmanaged>> source(data,
-                                                                                                      host.size());
-  Kokkos::View<T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> target(host.data(), host.size());
-  Kokkos::deep_copy(exec, target, source);
-  exec.fence("espalier::StreamPlan::report");
-  return host;
 }
 
 }  // namespace
@@ -149,30 +119,26 @@ struct StreamPlan<Exec>::Impl {
     const Fill fill{c};
     if constexpr (kRunsOnHost<Exec>) {
       if (runner == StreamRunner::one_thread) {
-        make_in_thread(c);
-        for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
         const OnHost run(c);
-        BeginLists{}(run);
-        return run.template each<FillEntries>();
+        CutTree{}(run, c);
+        for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
+        run.scan<SumEntries>();
+        return run.each<FillEntries>();
       }
     }
     const OnInstance<Exec> device(exec, c);
-    const auto stage = [&]<class Stage>(const Stage& steps, const char* label) {
-      runner == StreamRunner::device ? steps(device) : run_on_team<Stage>(exec, c, label);
-    };
-    stage(FindStreams{}, "espalier::StreamPlan::find_streams");
-    device.template each<CostSplits>();
-    stage(CutStreams{}, "espalier::StreamPlan::cut_streams");
-    constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Fill::kThreads;
-    using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Fill::kThreads, 1>>;
-    Kokkos::parallel_for(Fill::kLabel, light(Policy(exec, fill.teams(), kThreads)), fill);
-    stage(BeginLists{}, "espalier::StreamPlan::begin_lists");
+    if (runner == StreamRunner::device)
+      CutTree{}(device, c);
+    else
+      cut_on_team(exec, c);
+    run_teams(exec, fill);
+    if (runner != StreamRunner::device) return run_teams(exec, FillLists{c});
+    device.template scan<SumEntries>();
     device.template each<FillEntries>();
   }
 
-  template <class Stage>
-  void run_on_team(const Exec& exec, const Context& c, const char* label) const {
-    using Kernel = StageOnTeam<Stage, Exec>;
+  static void cut_on_team(const Exec& exec, const Context& c) {
+    using Kernel = CutTreeOnTeam<Exec>;
     using Policy = typename Kernel::Policy;
     const Kernel kernel{c};
     int threads = kFrontThreads;
@@ -181,7 +147,15 @@ struct StreamPlan<Exec>::Impl {
       threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
     }
     const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
-    Kokkos::parallel_for(label, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
+    Kokkos::parallel_for("espalier::StreamPlan::cut_tree", light(Policy(exec, 1, threads).set_scratch_size(0, scratch)),
+                         kernel);
+  }
+
+  template <class Kernel>
+  static void run_teams(const Exec& exec, const Kernel& kernel) {
+    constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Kernel::kThreads;
+    using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Kernel::kThreads, 1>>;
+    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, kernel.teams(), kThreads)), kernel);
   }
 };
 
@@ -209,41 +183,19 @@ PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, c
   PlanConfig config = given;
   config.capacity = {snapshot.nodes(), snapshot.rows(), 1, 1, 1};
   config = with_defaults(config, workers_for(exec));
-  detail::TreeView tree{};
-  tree.nodes = snapshot.nodes();
-  tree.rows = snapshot.rows();
-  tree.block_tokens = snapshot.block_tokens;
-  tree.parent = snapshot.parent.data();
-  tree.tokens = snapshot.tokens.data();
-  tree.subtree_end = snapshot.subtree_end.data();
-  tree.row_begin = snapshot.row_begin.data();
-  tree.row_end = snapshot.row_end.data();
-  tree.row_node = snapshot.row_node.data();
-  tree.row_visible = snapshot.row_visible.data();
   const Kokkos::DefaultHostExecutionSpace host;
   const Storage<Kokkos::HostSpace> storage(host, config, false);
   host.fence("espalier::StreamPlan::required_capacity");
-  const Context c = storage.context(config, options, tree);
-  make_in_thread(c);
+  const Context c = storage.context(config, options, view_of(snapshot));
+  CutTree{}(OnHost(c), c);
   const Totals& need = *c.totals;
-  const std::int64_t segments = std::max(need.need_segments, need.need_gathered);
-  const std::int64_t partials = div_up(need.need_partials, std::int64_t(config.heads.group()));
-  expects(std::max({segments, need.need_tiles, need.need_partials}) <= kMostIndex, ErrorCode::capacity_exceeded,
-          "plan: ", segments, " segments, ", need.need_tiles, " tiles and ", partials,
-          " partials: one of them is more than 2147483647");
-  // At least one of each: 0 would ask for the default.
-  const auto at_least_one = [](std::int64_t count) { return std::int32_t(std::max<std::int64_t>(count, 1)); };
-  return {snapshot.nodes(), snapshot.rows(), at_least_one(segments), at_least_one(need.need_tiles),
-          at_least_one(partials)};
+  return exact_capacity(snapshot, std::max(need.need_segments, need.need_gathered), need.need_tiles,
+                        div_up(need.need_partials, std::int64_t(config.heads.group())));
 }
 
 template <ExecutionSpace Exec>
 void StreamPlan<Exec>::update(const Exec& exec, const detail::TreeView& tree, StreamRunner runner) {
-  const PlanCapacity& capacity = impl_->config.capacity;
-  expects(tree.nodes <= capacity.nodes, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.nodes,
-          " nodes, the plan's capacity is ", capacity.nodes);
-  expects(tree.rows <= capacity.rows, ErrorCode::capacity_exceeded, "plan: the tree has ", tree.rows,
-          " rows, the plan's capacity is ", capacity.rows);
+  check_fits(tree.nodes, tree.rows, impl_->config.capacity);
   impl_->tree = tree;
   impl_->updated = true;
   impl_->make(exec, impl_->context(), runner);
@@ -251,16 +203,13 @@ void StreamPlan<Exec>::update(const Exec& exec, const detail::TreeView& tree, St
 
 template <ExecutionSpace Exec>
 void StreamPlan<Exec>::grow(const Exec& exec, const detail::TreeView& tree) {
-  expects(impl_->updated, ErrorCode::stale_plan, "plan: grow before the first update");
-  expects(tree.nodes == impl_->tree.nodes && tree.rows == impl_->tree.rows, ErrorCode::stale_plan,
-          "plan: grow with a tree of ", tree.nodes, " nodes and ", tree.rows, " rows, the plan was updated with ",
-          impl_->tree.nodes, " and ", impl_->tree.rows);
+  check_growth(impl_->updated, impl_->tree, tree.nodes, tree.rows);
   impl_->tree = tree;
   if constexpr (kRunsOnHost<Exec>) {
     if (impl_->is_small()) return Grow{impl_->context(), 1}(0);
   }
   // Enough threads for an even share, but no more than there can be tiles or segments.
-  const std::int64_t most = std::max<std::int64_t>(impl_->config.capacity.tiles, impl_->config.capacity.segments);
+  const std::int64_t most = std::int64_t(impl_->config.capacity.tiles) + impl_->config.capacity.segments;
   const auto threads = std::int32_t(std::min(most, std::int64_t(1) << 15));
   Kokkos::parallel_for(Grow::kLabel,
                        light(Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, threads)),
@@ -297,38 +246,27 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
   const PlanConfig& config = impl_->config;
   const Context c = impl_->context();
   const Totals totals = download(exec, c.totals, 1)[0];
-  std::string exceeded;
-  const auto compare = [&](std::int64_t need, std::int64_t capacity, const char* name) {
-    if (need <= capacity) return;
-    if (!exceeded.empty()) exceeded += ", ";
-    exceeded += std::to_string(need) + " " + name + " (capacity " + std::to_string(capacity) + ")";
-  };
+  Exceeded exceeded;
   const std::int64_t group = config.heads.group();
-  compare(totals.need_segments, config.capacity.segments, "segments");
-  compare(totals.need_gathered, config.capacity.segments, "gathered tokens");
-  compare(totals.need_tiles, config.capacity.tiles, "tiles");
-  compare(div_up(totals.need_partials, group), config.capacity.partials, "partials");
-  compare(totals.longest, kMostTokens, "tokens in one node");
-  expects(exceeded.empty(), ErrorCode::capacity_exceeded, "plan: the tree needs ", exceeded);
+  exceeded.compare(totals.need_segments, config.capacity.segments, "segments");
+  exceeded.compare(totals.need_gathered, config.capacity.segments, "gathered tokens");
+  exceeded.compare(totals.need_tiles, config.capacity.tiles, "tiles");
+  exceeded.compare(div_up(totals.need_partials, group), config.capacity.partials, "partials");
+  exceeded.compare(totals.longest, kMostTokens, "tokens in one node");
+  exceeded.check();
 
-  const std::int32_t nodes = c.tree.nodes, rows = c.tree.rows;
   const auto worker = download(exec, c.worker, c.workers);
   const auto header = download(exec, c.header, 1)[0];
   const auto narrow_tiles = download(exec, c.narrow_tiles, totals.streams.pieces);
   const auto wide_tiles = download(exec, c.wide_tiles, totals.need_tiles - totals.streams.pieces);
-  const auto tokens = download(exec, c.tree.tokens, nodes);
-  const auto parent = download(exec, c.tree.parent, nodes);
-  const auto row_node = download(exec, c.tree.row_node, rows);
-  const auto row_visible = download(exec, c.tree.row_visible, rows);
 
   PlanReport report{};
-  report.nodes = nodes;
-  report.rows = rows;
+  describe_tree(exec, c.tree, config, report);
   report.segments = std::int32_t(totals.need_segments);
   report.tiles = std::int32_t(totals.need_tiles);
   report.workers = c.workers;
-  const double token_bytes = 2.0 * config.heads.head_dim * bytes_of(config.scalar);
-  std::vector<std::int32_t> results(std::size_t(rows) * std::size_t(c.kv_heads), 0);
+  const double token_bytes = kv_bytes_of_token(config);
+  std::vector<std::int32_t> results(std::size_t(report.rows) * std::size_t(c.kv_heads), 0);
   std::int64_t pairs = 0;
   for (const auto* tiles : {&wide_tiles, &narrow_tiles})
     for (const detail::FusedTile& tile : *tiles) {
@@ -341,16 +279,6 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
       }
     }
   for (const std::int32_t partials : results) report.merged_rows += partials > 1 ? 1 : 0;
-  for (const std::int32_t node_tokens : tokens) report.unique_kv_bytes += token_bytes * c.kv_heads * node_tokens;
-  std::vector<double> path(tokens.size());
-  for (std::size_t node = 0; node < tokens.size(); ++node)
-    path[node] = tokens[node] + (parent[node] >= 0 ? path[std::size_t(parent[node])] : 0);
-  for (std::size_t row = 0; row < row_node.size(); ++row) {
-    const auto node = std::size_t(row_node[row]);
-    report.flops +=
-        4.0 * config.heads.query_heads * config.heads.head_dim * (path[node] - tokens[node] + row_visible[row]);
-  }
-
   const std::int32_t large = totals.large;
   const auto cost_of = [&](const detail::FusedTile& tile) {
     return double(div_up(tile.tokens, kStepTokens) * c.costs.step[large] + c.costs.step_fixed[large]);
@@ -372,7 +300,7 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
   longest = std::max(longest, all / c.workers);
   report.imbalance = all > 0 ? longest * c.workers / all - 1 : 0;
   const double memory = steps * double(c.costs.memory_step);
-  report.predicted_us = 1e-6 * (std::max(longest, memory) + double(pairs) * double(c.costs.partial));
+  report.predicted_us = (std::max(longest, memory) + double(pairs) * double(c.costs.partial)) / kCostsPerMicrosecond;
   return report;
 }
 

@@ -82,7 +82,8 @@ std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
            .attend_tiles = nullptr,
            .attend_streams = sm90::attend,
            .append = nullptr,  // others of the list would append in its name
-           .status_text = status_text},
+           .status_text = status_text,
+           .is_emulated = true},
           {.name = "cuda-sm80-emulated",
            .backend = space,
            .form = backend::PlanForm::tiles,
@@ -94,7 +95,8 @@ std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
            .attend_tiles = sm80::attend,
            .attend_streams = nullptr,
            .append = nullptr,
-           .status_text = status_text}};
+           .status_text = status_text,
+           .is_emulated = true}};
 }
 
 }  // namespace espalier::test

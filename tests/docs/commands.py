@@ -17,7 +17,7 @@ SOURCE, CACHE, TOOL = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 SKIPPED = {"build", ".dev", ".git"}
 FOREIGN_OPTION = re.compile(r"(CMAKE|Kokkos)_\w+|BUILD_SHARED_LIBS")
 # Programs of others, whose arguments are not looked at.
-FOREIGN = {"git", "spack", "podman", "docker", "pip", "apt-get", "export", "cd", "g++", "ctest"}
+FOREIGN = {"cp", "git", "spack", "podman", "docker", "pip", "apt-get", "export", "cd", "g++", "ctest"}
 RUN = {"plan", "info"}  # quick, and they write at most what --svg names
 
 presets = {preset["name"] for preset in json.loads((SOURCE / "CMakePresets.json").read_text())["configurePresets"]}
@@ -66,6 +66,8 @@ def check(words):
     if words[:2] == ["./dev", "run"]:
         return check(words[2:])
     program = words[0]
+    if program.startswith("$HOME/"):  # a program of the outside project
+        return None if Path(program).name in known_to_tests else f"no test builds {program}"
     if program == "espalier":
         return check_tool(words[1:])
     if program == "cmake":

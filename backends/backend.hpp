@@ -55,7 +55,7 @@ struct FusedKernel {
 };
 
 /// The fused kernels of this build, the fastest first. A build has kernels for one kind of device, so exactly one file
-/// defines this function: cuda/kernels.cpp, hip/kernels.cpp, or no_kernels.cpp. A program that defines it itself, such as a
+/// defines this function: cuda/kernels.cu, hip/kernels.hip, or no_kernels.cpp. A program that defines it itself, such as a
 /// test of emulated kernels, has those instead.
 [[nodiscard]] std::span<const FusedKernel> fused_kernels();
 

@@ -1,6 +1,6 @@
 """Every command that a page shows can be given: those of the tool that make nothing but a plan are run, and of all others the
-programs, subcommands, options, presets and files exist. And a page with code in another language is known to a test that
-compares it with what is compiled or run.
+programs, subcommands, options, presets and files exist. Tree files are planned. And a page with code in another language is
+known to a test that compares it with what is compiled or run.
 
 usage: commands.py SOURCE_FOLDER CMAKE_CACHE TOOL
 """
@@ -94,6 +94,13 @@ def main():
             if language in ("cpp", "python", "cmake") and name not in known_to_tests:
                 failures += 1
                 print(f"{name} has {language} code that no snippet test knows")
+            if language == "json":  # a tree file
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "tree.json").write_text(code)
+                    ran = subprocess.run([TOOL, "plan", "tree.json"], cwd=folder, capture_output=True, text=True)
+                if ran.returncode:
+                    failures += 1
+                    print(f"{name} has a tree file that the tool refuses: {ran.stderr.strip()}")
             if language != "sh":
                 continue
             for line in code.replace("\\\n", " ").splitlines():

@@ -1,7 +1,7 @@
 # CUDA kernels are compiled by nvcc itself, into objects of their own: neither the compiler of the library nor its Kokkos
 # has a say, so that sm_90a needs no Kokkos built for it. Where Kokkos has CUDA, the library links them, unless
-# ESPALIER_FUSED is off; elsewhere they are
-# compiled as part of the tests, so that they stay right, unless there is no nvcc.
+# ESPALIER_FUSED is off, and has them for the architecture of that Kokkos alone: others only take time to compile. Elsewhere
+# they are compiled as part of the tests, so that they stay right, unless there is no nvcc.
 
 find_program(ESPALIER_NVCC nvcc PATHS /usr/local/cuda/bin DOC "Compiler of CUDA kernels")
 
@@ -10,18 +10,20 @@ if(espalier_device STREQUAL "cuda" AND ESPALIER_FUSED)
     message(FATAL_ERROR "espalier needs nvcc for its CUDA kernels: set ESPALIER_NVCC to it, or ESPALIER_FUSED to OFF")
   endif()
   set(ESPALIER_CUDA_KERNELS linked)
-  set(default_architectures ${Kokkos_CUDA_ARCHITECTURES} 80)
+  set(default_architectures ${Kokkos_CUDA_ARCHITECTURES})
+  if(Kokkos_CUDA_ARCHITECTURES LESS 80)  # they have no instructions that the kernels need
+    set(ESPALIER_CUDA_KERNELS none)
+  endif()
 elseif(ESPALIER_BUILD_TESTS AND ESPALIER_NVCC AND NOT ESPALIER_SANITIZE)
   set(ESPALIER_CUDA_KERNELS compiled)
   set(default_architectures 80)
 else()
   set(ESPALIER_CUDA_KERNELS none)
 endif()
-list(REMOVE_DUPLICATES default_architectures)
 set(ESPALIER_CUDA_ARCHITECTURES ${default_architectures}
     CACHE STRING "Compute capabilities, such as 80, that the CUDA kernels of every GPU since sm_80 are compiled for"
 )
-message(STATUS "espalier: CUDA kernels: ${ESPALIER_CUDA_KERNELS}")
+message(STATUS "espalier: CUDA kernels: ${ESPALIER_CUDA_KERNELS}, for ${ESPALIER_CUDA_ARCHITECTURES}")
 
 # espalier_compile_cuda(OBJECTS ARCHITECTURE... SOURCES SOURCE...): appends to the list OBJECTS one object for each source,
 # with code for each architecture: 90a, or 80 and later.

@@ -23,3 +23,12 @@ if(NOT ESPALIER_DEVICE STREQUAL "auto" AND NOT ESPALIER_DEVICE STREQUAL found_de
 endif()
 set(espalier_device ${found_devices})
 message(STATUS "espalier: device backend: ${espalier_device}")
+
+get_target_property(kokkos_type Kokkos::kokkoscore TYPE)
+if(BUILD_SHARED_LIBS AND kokkos_type STREQUAL "STATIC_LIBRARY" AND NOT espalier_device STREQUAL "none")
+  message(
+    WARNING
+      "espalier: a shared library with the static Kokkos in ${Kokkos_DIR}: a program that links both may have Kokkos twice, "
+      "each with a state of its own; build Kokkos with -DBUILD_SHARED_LIBS=ON"
+  )
+endif()

@@ -42,19 +42,21 @@ Arrays read_arrays(const Options& options, const TreeInput& tree) {
                 read_npy(options.k, "k", 3, "[tokens, kv_heads, head_dim]"),
                 read_npy(options.v, "v", 3, "[tokens, kv_heads, head_dim]")};
   const auto& [q, k, v] = arrays;
-  const auto expects = [](bool holds, const NpyArray& array, const auto&... expected) {
+  const auto expects_shape = [](bool holds, const NpyArray& array, const auto&... expected) {
     if (!holds)
       bad_input(array.file, ": ", array.name, " has the shape ", shape_text(array.shape), ", expected ", expected...);
   };
-  expects(q.shape[0] == std::int64_t(tree.rows.size()), q, tree.rows.size(), " rows first, those of ", options.tree);
-  expects(k.shape[0] == tree.tokens(), k, tree.tokens(), " tokens first, those of ", options.tree);
+  expects_shape(q.shape[0] == std::int64_t(tree.rows.size()), q, tree.rows.size(), " rows first, those of ",
+                options.tree);
+  expects_shape(k.shape[0] == tree.tokens(), k, tree.tokens(), " tokens first, those of ", options.tree);
   for (const NpyArray* array : {&q, &k})
     for (const std::size_t d : {1, 2})
-      expects(array->shape[d] >= 1 && array->shape[d] <= 1 << 20, *array, "at least one head and one element in each");
-  expects(v.shape == k.shape, v, shape_text(k.shape), " as k");
-  expects(q.shape[2] == k.shape[2], q, "head_dim ", k.shape[2], " last, that of k");
-  expects(q.shape[1] % k.shape[1] == 0, q, "query heads (in the middle) that are a multiple of the ", k.shape[1],
-          " KV heads of k");
+      expects_shape(array->shape[d] >= 1 && array->shape[d] <= 1 << 20, *array,
+                    "at least one head and one element in each");
+  expects_shape(v.shape == k.shape, v, shape_text(k.shape), " as k");
+  expects_shape(q.shape[2] == k.shape[2], q, "head_dim ", k.shape[2], " last, that of k");
+  expects_shape(q.shape[1] % k.shape[1] == 0, q, "query heads (in the middle) that are a multiple of the ", k.shape[1],
+                " KV heads of k");
   return arrays;
 }
 

@@ -33,7 +33,7 @@ Json parse_json(const std::string& name, const std::string& text) {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ...": what follows the number is for people.
     const std::string what = error.what();
     const std::size_t bracket = what.find("] ");
-    bad_input(name, ": ", bracket == std::string::npos ? what : what.substr(bracket + 2));
+    bad_input(name, ": malformed JSON: ", bracket == std::string::npos ? what : what.substr(bracket + 2));
   }
 }
 

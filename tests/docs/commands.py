@@ -1,6 +1,6 @@
 """Every command that a page shows can be given: those of the tool that make nothing but a plan are run, and of all others the
-programs, subcommands, options, presets and files exist. And a page with code in another language is known to a test that
-compares it with what is compiled or run.
+programs, subcommands, options, presets and files exist. Tree files are planned. And a page with code in another language is
+known to a test that compares it with what is compiled or run.
 
 usage: commands.py SOURCE_FOLDER CMAKE_CACHE TOOL
 """
@@ -17,7 +17,7 @@ SOURCE, CACHE, TOOL = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 SKIPPED = {"build", ".dev", ".git"}
 FOREIGN_OPTION = re.compile(r"(CMAKE|Kokkos)_\w+|BUILD_SHARED_LIBS")
 # Programs of others, whose arguments are not looked at.
-FOREIGN = {"git", "spack", "podman", "docker", "pip", "apt-get", "export", "cd", "g++", "ctest"}
+FOREIGN = {"cp", "git", "spack", "podman", "docker", "pip", "apt-get", "export", "cd", "g++", "ctest"}
 RUN = {"plan", "info"}  # quick, and they write at most what --svg names
 
 presets = {preset["name"] for preset in json.loads((SOURCE / "CMakePresets.json").read_text())["configurePresets"]}
@@ -66,6 +66,8 @@ def check(words):
     if words[:2] == ["./dev", "run"]:
         return check(words[2:])
     program = words[0]
+    if program.startswith("$HOME/"):  # a program of the outside project
+        return None if Path(program).name in known_to_tests else f"no test builds {program}"
     if program == "espalier":
         return check_tool(words[1:])
     if program == "cmake":
@@ -92,6 +94,13 @@ def main():
             if language in ("cpp", "python", "cmake") and name not in known_to_tests:
                 failures += 1
                 print(f"{name} has {language} code that no snippet test knows")
+            if language == "json":  # a tree file
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "tree.json").write_text(code)
+                    ran = subprocess.run([TOOL, "plan", "tree.json"], cwd=folder, capture_output=True, text=True)
+                if ran.returncode:
+                    failures += 1
+                    print(f"{name} has a tree file that the tool refuses: {ran.stderr.strip()}")
             if language != "sh":
                 continue
             for line in code.replace("\\\n", " ").splitlines():

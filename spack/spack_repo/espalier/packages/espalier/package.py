@@ -29,7 +29,6 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
     depends_on("cxx", type="build")
     depends_on("cmake@3.25:4", type=("build", "test"))
     depends_on("kokkos@4.6:5")
-    depends_on("kokkos cxxstd=20", when="^kokkos@4")
     depends_on("kokkos+shared+pic", when="+shared")
     depends_on("kokkos+openmp", when="+openmp")
     with when("+tools"):
@@ -46,7 +45,6 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
     # The device and its architecture are Kokkos' choice; what is asked for here is passed on.
     depends_on("kokkos+cuda", when="+cuda")
     depends_on("kokkos+wrapper", when="+cuda %gcc")
-    depends_on("kokkos+cuda_lambda", when="+cuda+tools ^kokkos@4")
     depends_on("kokkos@4.7.01:", when="+cuda ^cuda@13:")
     depends_on("cuda@12:13", when="+cuda")
     for arch in CudaPackage.cuda_arch_values:
@@ -60,6 +58,8 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
     conflicts("+fused", when="+rocm", msg="where Spack keeps HIP's device libraries is untried")
     conflicts("cuda_arch=none", when="+cuda", msg="name the GPU: cuda_arch=90 for H100 or H200")
     conflicts("amdgpu_target=none", when="+rocm", msg="name it: amdgpu_target=gfx942 for MI300")
+    conflicts("^kokkos cxxstd=17", msg="espalier is written in C++20, and so must its Kokkos be")
+    conflicts("^kokkos@4~cuda_lambda", when="+cuda+tools", msg="the tool has device lambdas")
     conflicts("%gcc@:11", msg="espalier is written in C++20: GCC knows enough of it from 12")
     conflicts("%clang@:15", msg="espalier is written in C++20: Clang knows enough of it from 16")
 

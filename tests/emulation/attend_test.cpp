@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "support/problem.hpp"
+#include "tests/emulation/cases.hpp"
 #include "tests/emulation/emulated_kernels.hpp"
 #include "tests/emulation/params_of.hpp"
 
@@ -22,20 +23,11 @@ const std::vector<Architecture> kArchitectures{Architecture::gfx90a, Architectur
 
 const std::vector<int> kBlockTokens{16, 1, 17, 64, 5};
 
-/// Of the weights that matrix units take. The SIMT kernels keep them in float.
-template <class Element>
-constexpr double kWeightUnit = std::is_same_v<Element, float16> ? 0x1p-11 : 0x1p-8;
-
 /// Attends on an emulated GPU and compares with the oracle.
 template <class Element>
 void check(Architecture architecture, const Tree& tree, const HeadShape& heads, const Inputs& inputs,
            const Setup& setup) {
-  std::ostringstream text;
-  text << (architecture == Architecture::gfx90a ? "gfx90a" : "gfx942") << ", " << name_of(kScalarOf<Element>) << "; "
-       << tree.name << "; heads " << heads.query_heads << "/" << heads.kv_heads << "/" << heads.head_dim
-       << "; block_tokens " << setup.block_tokens << "; cache layout " << int(setup.cache_layout) << "; strategy "
-       << name_of(setup.strategy) << "; soft_cap " << setup.options.soft_cap << "; lse " << setup.wants_lse;
-  INFO(text.str());
+  INFO((architecture == Architecture::gfx90a ? "gfx90a; " : "gfx942; ") << description_of<Element>(tree, heads, setup));
   Problem<Exec, Element> problem(Exec(), tree, heads, inputs, setup);
   const espalier::detail::AttendParams params = params_of(problem, heads, setup);
   emulated_attend(architecture, params);
@@ -92,32 +84,12 @@ TEMPLATE_TEST_CASE("emulated matrix kernels of head_dim 256 agree with the oracl
 
 TEMPLATE_TEST_CASE("emulated matrix kernels agree with the oracle for every strategy", "[emulation]", float16,
                    bfloat16) {
-  const HeadShape heads{5, 1, 64};
-  for (const std::uint32_t seed : {11u, 12u, 13u}) {
-    const Tree tree = random_forest(seed);
-    const Inputs inputs = random_inputs<TestType>(tree, heads, seed);
-    for (const PlanStrategy strategy : kPlanStrategies)
-      for (const Architecture architecture : kArchitectures) {
-        Setup setup;
-        setup.strategy = strategy;
-        setup.workers = int(seed) - 10;
-        check<TestType>(architecture, tree, heads, inputs, setup);
-      }
-  }
+  for (const Architecture architecture : kArchitectures)
+    check_strategies<TestType>([&](const auto&... problem) { check<TestType>(architecture, problem...); });
 }
 
 TEMPLATE_TEST_CASE("emulated matrix kernels do not overflow on large scores", "[emulation]", float16, bfloat16) {
-  const Tree tree = random_forest(4);
-  const HeadShape heads{4, 2, 64};
-  for (const float magnitude : {1e2f, 1e4f})
-    for (const float soft_cap : {0.0f, 30.0f})
-      for (const PlanStrategy strategy : kPlanStrategies) {
-        const Inputs inputs = random_inputs<TestType>(tree, heads, 4, magnitude);
-        Setup setup;
-        setup.strategy = strategy;
-        setup.options.soft_cap = soft_cap;
-        check<TestType>(Architecture::gfx90a, tree, heads, inputs, setup);
-      }
+  check_large_scores<TestType>([](const auto&... problem) { check<TestType>(Architecture::gfx90a, problem...); });
 }
 
 TEMPLATE_TEST_CASE("rows whose scores are all very low are not lost on an emulated GPU", "[emulation]", float, float16,
@@ -168,16 +140,14 @@ TEMPLATE_TEST_CASE("emulated waves that run ahead of each other leave the same b
 
 TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, on emulated matrix units", "[emulation]",
                    float16, bfloat16) {
-  const Tree tree{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}, {-1, 5}}, {{1}, {2}, {3}, {0}, {4}, {3, 4}}};
   const HeadShape heads{6, 2, 64};
-  for (const PlanStrategy strategy : kPlanStrategies)
-    for (const std::size_t token : {3u, 95u, 105u, 113u, 125u}) {  // one in each node
-      Inputs inputs = random_inputs<TestType>(tree, heads, 6);
-      inputs.k[(token * 2 + 1) * 64 + 7] = std::numeric_limits<float>::quiet_NaN();
+  check_nan_in_k<TestType>(heads, [&](const Tree& tree, std::size_t, const Inputs& inputs) {
+    for (const PlanStrategy strategy : kPlanStrategies) {
       Setup setup;
       setup.strategy = strategy;
       check<TestType>(Architecture::gfx942, tree, heads, inputs, setup);
     }
+  });
 }
 
 TEMPLATE_TEST_CASE("an infinity in v of a tile's last token stays one on emulated matrix units", "[emulation]", float16,

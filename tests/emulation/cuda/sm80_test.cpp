@@ -2,11 +2,9 @@
 
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
-#include <limits>
-#include <sstream>
-#include <type_traits>
 
 #include "support/problem.hpp"
+#include "tests/emulation/cases.hpp"
 #include "tests/emulation/cuda/emulated_kernels.hpp"
 #include "tests/emulation/params_of.hpp"
 
@@ -18,18 +16,10 @@ using Exec = Kokkos::DefaultHostExecutionSpace;
 constexpr int kBlockTokens[] = {16, 1, 17, 64, 5};
 constexpr CacheLayout kWithGaps[] = {CacheLayout::tokens_first, CacheLayout::heads_first, CacheLayout::padded};
 
-template <class Element>
-constexpr double kWeightUnit = std::is_same_v<Element, float16> ? 0x1p-11 : 0x1p-8;
-
 /// Attends on an emulated GPU and compares with the oracle.
 template <class Element>
 void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Setup& setup) {
-  std::ostringstream text;
-  text << name_of(kScalarOf<Element>) << "; " << tree.name << "; heads " << heads.query_heads << "/" << heads.kv_heads
-       << "/" << heads.head_dim << "; block_tokens " << setup.block_tokens << "; cache layout "
-       << int(setup.cache_layout) << "; strategy " << name_of(setup.strategy) << "; soft_cap " << setup.options.soft_cap
-       << "; scale " << setup.options.scale << "; workers " << setup.workers << "; lse " << setup.wants_lse;
-  INFO(text.str());
+  INFO(description_of<Element>(tree, heads, setup));
   Problem<Exec, Element> problem(Exec(), tree, heads, inputs, setup);
   const espalier::detail::AttendParams params = params_of(problem, heads, setup);
   emulated_sm80_attend(params);
@@ -60,14 +50,9 @@ void check_trees(const std::vector<Tree>& trees, const std::vector<HeadShape>& h
 
 /// Tiles of every kind: 1 to 200 pairs by the group, long and short ones, with and without masks.
 std::vector<Tree> wide_trees() {
-  Tree star{"a long prompt, 25 branches", {{-1, 300}}, {}};
-  for (int i = 0; i < 25; ++i) star.nodes.push_back({0, 1 + i * 7 % 40});
-  star.rows = leaf_rows(star.nodes);
-  Tree chunk{"70 rows of one node", {{-1, 130}, {0, 70}}, {}};
-  for (int i = 0; i < 70; ++i) chunk.rows.push_back({1, i + 1});
   Tree short_nodes{"40 rows of one token", {{-1, 1}}, {}};
   for (int i = 0; i < 40; ++i) short_nodes.rows.push_back({0});
-  return {star, chunk, short_nodes};
+  return {prompt_with_branches(), rows_inside_a_node(), short_nodes};
 }
 
 TEMPLATE_TEST_CASE("emulated SIMT kernels of 32 lanes agree with the oracle", "[emulation]", float, float16, bfloat16) {
@@ -87,44 +72,23 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_80 agree with the oracle on tiles of 
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_80 agree with the oracle for every strategy", "[emulation]", float16,
                    bfloat16) {
-  const HeadShape heads{5, 1, 64};
-  for (const std::uint32_t seed : {11u, 12u, 13u}) {
-    const Tree tree = random_forest(seed);
-    const Inputs inputs = random_inputs<TestType>(tree, heads, seed);
-    for (const PlanStrategy strategy : kPlanStrategies) {
-      Setup setup;
-      setup.strategy = strategy;
-      setup.workers = int(seed) - 10;
-      check<TestType>(tree, heads, inputs, setup);
-    }
-  }
+  check_strategies<TestType>(check<TestType>);
 }
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_80 do not overflow on large scores", "[emulation]", float16, bfloat16) {
-  const Tree tree = random_forest(4);
-  const HeadShape heads{4, 2, 64};
-  for (const float magnitude : {1e2f, 1e4f})
-    for (const float soft_cap : {0.0f, 30.0f})
-      for (const PlanStrategy strategy : kPlanStrategies) {
-        Setup setup;
-        setup.strategy = strategy;
-        setup.options.soft_cap = soft_cap;
-        check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, 4, magnitude), setup);
-      }
+  check_large_scores<TestType>(check<TestType>);
 }
 
 TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, in emulated kernels of sm_80",
                    "[emulation]", float16, bfloat16) {
-  const Tree tree{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}, {-1, 5}}, {{1}, {2}, {3}, {0}, {4}, {3, 4}}};
   const HeadShape heads{6, 2, 64};
-  for (const PlanStrategy strategy : kPlanStrategies)
-    for (const std::size_t token : {3u, 95u, 105u, 113u, 125u}) {  // one in each node
-      Inputs inputs = random_inputs<TestType>(tree, heads, 6);
-      inputs.k[(token * 2 + 1) * 64 + 7] = std::numeric_limits<float>::quiet_NaN();
+  check_nan_in_k<TestType>(heads, [&](const Tree& tree, std::size_t, const Inputs& inputs) {
+    for (const PlanStrategy strategy : kPlanStrategies) {
       Setup setup;
       setup.strategy = strategy;
       check<TestType>(tree, heads, inputs, setup);
     }
+  });
 }
 
 TEST_CASE("kernels of sm_80 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {

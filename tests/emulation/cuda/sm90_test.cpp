@@ -5,13 +5,12 @@
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <cmath>
-#include <limits>
 #include <random>
-#include <sstream>
 #include <type_traits>
 
 #include "plan/streams/stream_plan.hpp"
 #include "support/problem.hpp"
+#include "tests/emulation/cases.hpp"
 #include "tests/emulation/cuda/emulated_kernels.hpp"
 #include "tests/emulation/params_of.hpp"
 
@@ -21,8 +20,9 @@ namespace {
 using Exec = Kokkos::DefaultHostExecutionSpace;
 using plan::StreamPlan;
 
+/// Partials are rounded, too.
 template <class Element>
-constexpr double kWeightUnit = std::is_same_v<Element, float16> ? 0x1p-10 : 0x1p-7;  // partials are rounded, too
+constexpr double kUnit = 2 * kWeightUnit<Element>;
 
 struct Choices {
   Setup setup;
@@ -66,17 +66,12 @@ template <class Element>
 void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices,
            const Tree& planned) {
   const Setup& setup = choices.setup;
-  std::ostringstream text;
-  text << name_of(kScalarOf<Element>) << "; " << tree.name << "; heads " << heads.query_heads << "/" << heads.kv_heads
-       << "/" << heads.head_dim << "; block_tokens " << setup.block_tokens << "; cache layout "
-       << int(setup.cache_layout) << "; tree layout " << int(setup.tree_layout) << "; soft_cap "
-       << setup.options.soft_cap << "; scale " << setup.options.scale << "; workers " << setup.workers << "; lse "
-       << setup.wants_lse << "; chains " << choices.chains << "; run ahead " << choices.timing.run_ahead_seed
-       << "; late " << choices.timing.arrives_late;
-  INFO(text.str());
+  INFO(description_of<Element>(tree, heads, setup)
+       << "; chains " << choices.chains << "; run ahead " << choices.timing.run_ahead_seed << "; late "
+       << choices.timing.arrives_late);
   const Result result = emulated_result<Element>(tree, heads, inputs, choices, planned);
   CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
-                     tolerance_of(tree, heads, inputs, setup.options, kWeightUnit<Element>)) == "");
+                     tolerance_of(tree, heads, inputs, setup.options, kUnit<Element>)) == "");
 }
 
 template <class Element>
@@ -155,17 +150,12 @@ Tree grown(const Tree& tree, std::uint32_t seed) {
 
 /// Wide tiles of one node and of chains, whole stages and parts of them, one and two warpgroups.
 std::vector<Tree> wide_trees() {
-  Tree star{"a long prompt, 25 branches", {{-1, 300}}, {}};
-  for (int i = 0; i < 25; ++i) star.nodes.push_back({0, 1 + i * 7 % 40});
-  star.rows = leaf_rows(star.nodes);
-  Tree chunk{"70 rows of one node", {{-1, 130}, {0, 70}}, {}};
-  for (int i = 0; i < 70; ++i) chunk.rows.push_back({1, i + 1});
   Tree deep{"short levels above 36 leaves", {{-1, 45}}, {}};
   for (int i = 0; i < 2; ++i) deep.nodes.push_back({0, 9 + i});
   for (int i = 0; i < 4; ++i) deep.nodes.push_back({1 + i / 2, 30});
   for (int i = 0; i < 36; ++i) deep.nodes.push_back({3 + i / 9, 20 + i});
   deep.rows = leaf_rows(deep.nodes);
-  return {star, chunk, deep};
+  return {prompt_with_branches(), rows_inside_a_node(), deep};
 }
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on every tree", "[emulation]", float16, bfloat16) {
@@ -222,16 +212,14 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 do not overflow on large scores", 
 
 TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, in emulated kernels of sm_90",
                    "[emulation]", float16, bfloat16) {
-  const Tree small{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}, {-1, 5}}, {{1}, {2}, {3}, {0}, {4}, {3, 4}}};
-  for (const int group : {3, 48})                                  // narrow and wide
-    for (const std::size_t token : {3u, 95u, 105u, 113u, 125u}) {  // one in each node
-      const HeadShape heads{2 * group, 2, 64};
-      Inputs inputs = random_inputs<TestType>(small, heads, 6);
-      inputs.k[(token * 2 + 1) * 64 + 7] = std::numeric_limits<float>::quiet_NaN();
+  for (const int group : {3, 48}) {  // narrow and wide
+    const HeadShape heads{2 * group, 2, 64};
+    check_nan_in_k<TestType>(heads, [&](const Tree& tree, std::size_t token, const Inputs& inputs) {
       Choices choices = choices_of(token);
       choices.setup.workers = 2;
-      check<TestType>(small, heads, inputs, choices);
-    }
+      check<TestType>(tree, heads, inputs, choices);
+    });
+  }
 }
 
 TEST_CASE("rows keep their weight where every score is far below -1e30, in emulated kernels of sm_90", "[emulation]") {
@@ -243,7 +231,7 @@ TEST_CASE("rows keep their weight where every score is far below -1e30, in emula
     std::ranges::fill(inputs.q, 0.0f);
     std::ranges::fill(inputs.k, 0.0f);
     const oracle::Result expected = oracle_of(tree, heads, inputs);
-    const Tolerance tolerance = tolerance_of(tree, heads, inputs, {}, kWeightUnit<bfloat16>);
+    const Tolerance tolerance = tolerance_of(tree, heads, inputs, {}, kUnit<bfloat16>);
     for (std::size_t i = 0; i < inputs.q.size(); i += 64) inputs.q[i] = -0x1p52f;
     for (std::size_t i = 0; i < inputs.k.size(); i += 64) inputs.k[i] = 0x1p52f;
     for (const float scale : {0.125f, 2.0f}) {  // the second makes hidden and missing scores overflow

@@ -609,7 +609,8 @@ Options parse(int count, char** values) {
       o.dtype = next();
     else if (key == "--block-tokens")
       o.block_tokens = std::stoi(next());
-    else if (key == "--head-dim") o.head_dim = std::stoi(next());
+    else if (key == "--head-dim")
+      o.head_dim = std::stoi(next());
     else if (key == "--layers")
       o.layers = std::stoi(next());
     else if (key == "--repeat")
@@ -666,7 +667,8 @@ bool run(const Options& options) {
   if (options.validate > 0) {
     int wrong = 0;
     for (int i = 0; i < options.validate; ++i) {
-      if (!validate_case<T>(static_cast<std::uint32_t>(options.seed + i), options.head_dim, options.validate == 1)) ++wrong;
+      if (!validate_case<T>(static_cast<std::uint32_t>(options.seed + i), options.head_dim, options.validate == 1))
+        ++wrong;
     }
     std::printf("validate %s: %d cases, %d wrong\n", options.dtype.c_str(), options.validate, wrong);
     return wrong == 0;

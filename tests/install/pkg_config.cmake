@@ -13,8 +13,5 @@ execute_process(
   OUTPUT_VARIABLE flags OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY
 )
 separate_arguments(flags UNIX_COMMAND "${flags}")
-if(sanitize)
-  list(APPEND flags -fsanitize=${sanitize})
-endif()
 execute_process(COMMAND ${compiler} -o ${program} ${source} ${flags} COMMAND_ERROR_IS_FATAL ANY)
 execute_process(COMMAND ${program} COMMAND_ERROR_IS_FATAL ANY)

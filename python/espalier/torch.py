@@ -14,6 +14,7 @@ import itertools
 import weakref
 
 import torch
+from torch import library
 
 from . import _core
 
@@ -44,7 +45,7 @@ def _attend(plan, q, k, v, out, lse, scale, soft_cap):
     _core.attend(plan, *arrays, scale=scale, soft_cap=soft_cap, stream=current_stream(q))
 
 
-_library = torch.library.Library("espalier", "DEF")
+_library = library.Library("espalier", "DEF")
 _library.define(
     "attend(int plan, Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, float scale, float soft_cap) -> ()",
     tags=[torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order],
@@ -53,7 +54,7 @@ for _device in ("CPU", "CUDA"):
     _library.impl("attend", lambda plan, *arguments: _attend(_plans[plan], *arguments), _device)
 
 
-@torch.library.register_fake("espalier::attend", lib=_library)
+@library.register_fake("espalier::attend", lib=_library)
 def _(plan, q, k, v, out, lse, scale, soft_cap):
     pass  # it writes out and lse, whose shapes are known
 

@@ -7,7 +7,7 @@ import espalier  # noqa: E402
 import oracle  # noqa: E402
 from espalier.fasttree import FastTreeParams, KVTreeNode, fasttree_decode, fasttree_preparation  # noqa: E402
 from espalier.torch import TreeAttention, current_stream  # noqa: E402
-from torch.library import opcheck  # noqa: E402
+from torch import library  # noqa: E402
 
 PARENTS, TOKENS = [-1, 0, 0, 2, 2], [50, 17, 33, 1, 40]
 
@@ -47,7 +47,7 @@ def test_the_operator_keeps_to_its_schema():
     attention = TreeAttention(make_plan("f32"))
     q, k, v = problem(torch.float32)
     arguments = (attention._handle, q, k, v, torch.empty_like(q), torch.empty(3, 4), 0.0, 0.0)
-    opcheck(torch.ops.espalier.attend.default, arguments)
+    library.opcheck(torch.ops.espalier.attend.default, arguments)
 
 
 def test_layers_of_a_compiled_model_share_a_plan():

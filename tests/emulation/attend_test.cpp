@@ -191,13 +191,8 @@ TEST_CASE("emulated kernels are listed, and attend through plans made for them",
 }
 
 TEST_CASE("matrix kernels take 16-bit types of three head sizes where everything is aligned", "[emulation]") {
-  const Tree tree = random_forest(1);
-  const auto takes = [&]<class Element>(Element, int head_dim, CacheLayout layout) {
-    const HeadShape heads{2, 1, head_dim};
-    Setup setup;
-    setup.cache_layout = layout;
-    const Problem<Exec, Element> problem(Exec(), tree, heads, random_inputs<Element>(tree, heads, 1), setup);
-    return emulated_on_matrix_units(params_of(problem, heads, setup));
+  const auto takes = []<class Element>(Element, int head_dim, CacheLayout layout) {
+    return answer<Element>(emulated_on_matrix_units, head_dim, layout);
   };
   for (const int head_dim : {64, 128, 256}) {
     CHECK(takes(float16{}, head_dim, CacheLayout::tokens_first));

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "support/problem.hpp"
+#include "tests/emulation/params_of.hpp"
 
 namespace espalier::test {
 
@@ -81,6 +82,19 @@ void check_nan_in_k(const HeadShape& heads, const Check& check) {
         std::numeric_limits<float>::quiet_NaN();
     check(tree, token, inputs);
   }
+}
+
+/// What `takes` says of the arrays of a problem.
+template <class Element, class Takes>
+auto answer(const Takes& takes, int head_dim, CacheLayout layout, int block_tokens = 16) {
+  const Tree tree = random_forest(1);
+  const HeadShape heads{2, 1, head_dim};
+  Setup setup;
+  setup.cache_layout = layout;
+  setup.block_tokens = block_tokens;
+  const Problem<Kokkos::DefaultHostExecutionSpace, Element> problem({}, tree, heads,
+                                                                    random_inputs<Element>(tree, heads, 1), setup);
+  return takes(params_of(problem, heads, setup));
 }
 
 }  // namespace espalier::test

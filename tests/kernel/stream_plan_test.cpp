@@ -167,27 +167,13 @@ TEMPLATE_LIST_TEST_CASE("every runner of streams writes the same plan, with any 
   }
 }
 
-/// The tree some tokens later: leaves are longer, and rows that saw all of theirs still do.
-Tree grown(const Tree& tree, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<char> has_child(tree.nodes.size(), 0);
-  for (const NodeSpec& node : tree.nodes)
-    if (node.parent >= 0) has_child[std::size_t(node.parent)] = 1;
-  Tree later = tree;
-  for (std::size_t node = 0; node < tree.nodes.size(); ++node)
-    if (has_child[node] == 0 && tree.nodes[node].tokens > 0) later.nodes[node].tokens += std::int32_t(random() % 70);
-  for (RowSpec& row : later.rows)
-    if (row.visible == tree.nodes[std::size_t(row.node)].tokens) row.visible = -1;
-  return later;
-}
-
 TEMPLATE_LIST_TEST_CASE("a grown plan of streams covers the tree as it is then", "[streams]", ExecutionSpaces) {
   const TestType exec;
   for (std::uint32_t seed = 0; seed < 120; ++seed) {
     INFO("forest and setting of seed " << seed);
     const Setting setting = random_setting(seed);
     std::vector<Tree> steps{seed % 3 == 0 ? random_forest(seed) : random_streams(seed)};
-    for (std::uint32_t step = 0; step < 2; ++step) steps.push_back(grown(steps.back(), seed * 2 + step));
+    for (std::uint32_t step = 0; step < 2; ++step) steps.push_back(with_longer_leaves(steps.back(), seed * 2 + step));
     // Tokens stay where they are: every step has the last one's blocks.
     std::vector<TreeSnapshot> snapshots;
     for (const Tree& tree : steps) {

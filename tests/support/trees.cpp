@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <random>
 
 namespace espalier::test {
 namespace {
@@ -204,6 +205,19 @@ SameTree with_permuted_nodes(const Tree& tree, std::uint32_t seed) {
   }
   for (const RowSpec& row : tree.rows) same.tree.rows.push_back({place[at(row.node)], row.visible});
   return same;
+}
+
+Tree with_longer_leaves(const Tree& tree, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<char> has_child(tree.nodes.size(), 0);
+  for (const NodeSpec& node : tree.nodes)
+    if (node.parent >= 0) has_child[std::size_t(node.parent)] = 1;
+  Tree later = tree;
+  for (std::size_t node = 0; node < tree.nodes.size(); ++node)
+    if (has_child[node] == 0 && tree.nodes[node].tokens > 0) later.nodes[node].tokens += std::int32_t(random() % 70);
+  for (RowSpec& row : later.rows)
+    if (row.visible == tree.nodes[std::size_t(row.node)].tokens) row.visible = -1;
+  return later;
 }
 
 }  // namespace espalier::test

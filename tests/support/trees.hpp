@@ -49,4 +49,7 @@ struct SameTree {
 /// Nodes in another order, parents still before children; rows stay in theirs.
 [[nodiscard]] SameTree with_permuted_nodes(const Tree& tree, std::uint32_t seed);
 
+/// The tree some tokens later: leaves are longer, and rows that saw all of theirs still do.
+[[nodiscard]] Tree with_longer_leaves(const Tree& tree, std::uint32_t seed);
+
 }  // namespace espalier::test

@@ -92,13 +92,8 @@ TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, in e
 }
 
 TEST_CASE("kernels of sm_80 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {
-  const Tree tree = random_forest(1);
-  const auto takes = [&]<class Element>(Element, int head_dim, CacheLayout layout) {
-    const HeadShape heads{2, 1, head_dim};
-    Setup setup;
-    setup.cache_layout = layout;
-    const Problem<Exec, Element> problem(Exec(), tree, heads, random_inputs<Element>(tree, heads, 1), setup);
-    return emulated_sm80_takes(params_of(problem, heads, setup));
+  const auto takes = []<class Element>(Element, int head_dim, CacheLayout layout) {
+    return answer<Element>(emulated_sm80_takes, head_dim, layout);
   };
   for (const int head_dim : {64, 96, 128, 192, 256}) {
     CHECK(takes(float16{}, head_dim, CacheLayout::tokens_first));

@@ -134,20 +134,6 @@ std::vector<Tree> random_trees(std::uint32_t first_seed, std::uint32_t count) {
   return trees;
 }
 
-/// The tree some tokens later: leaves are longer, and rows that saw all of theirs still do.
-Tree grown(const Tree& tree, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<char> has_child(tree.nodes.size(), 0);
-  for (const NodeSpec& node : tree.nodes)
-    if (node.parent >= 0) has_child[std::size_t(node.parent)] = 1;
-  Tree later = tree;
-  for (std::size_t node = 0; node < tree.nodes.size(); ++node)
-    if (has_child[node] == 0 && tree.nodes[node].tokens > 0) later.nodes[node].tokens += std::int32_t(random() % 70);
-  for (RowSpec& row : later.rows)
-    if (row.visible == tree.nodes[std::size_t(row.node)].tokens) row.visible = -1;
-  return later;
-}
-
 /// Wide tiles of one node and of chains, whole stages and parts of them, one and two warpgroups.
 std::vector<Tree> wide_trees() {
   Tree deep{"short levels above 36 leaves", {{-1, 45}}, {}};
@@ -182,7 +168,7 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on hundreds 
     const Tree tree = random_trees(seed, 1).front();
     const std::size_t turn = std::mt19937(seed)() % 10000;
     check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), choices_of(turn));
-    const Tree later = grown(tree, seed);
+    const Tree later = with_longer_leaves(tree, seed);
     check<TestType>(later, heads, random_inputs<TestType>(later, heads, seed), choices_of(turn + 1), tree);
   }
 }
@@ -192,7 +178,7 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on plans tha
   std::size_t turn = 0;
   for (const Tree& tree : {random_streams(3), random_streams(8), wide_trees()[2]})
     for (const HeadShape& heads : {HeadShape{4, 1, 64}, HeadShape{5, 1, 192}}) {
-      const Tree later = grown(tree, std::uint32_t(turn));
+      const Tree later = with_longer_leaves(tree, std::uint32_t(turn));
       check<TestType>(later, heads, random_inputs<TestType>(later, heads, std::uint32_t(turn)), choices_of(turn), tree);
       ++turn;
     }
@@ -250,14 +236,8 @@ TEST_CASE("rows keep their weight where every score is far below -1e30, in emula
 }
 
 TEST_CASE("kernels of sm_90 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {
-  const Tree tree = random_forest(1);
-  const auto takes = [&]<class Element>(Element, int head_dim, CacheLayout layout, int block_tokens) {
-    const HeadShape heads{2, 1, head_dim};
-    Setup setup;
-    setup.cache_layout = layout;
-    setup.block_tokens = block_tokens;
-    const Problem<Exec, Element> problem(Exec(), tree, heads, random_inputs<Element>(tree, heads, 1), setup);
-    return emulated_cuda_kernels("").front().why_not_params(params_of(problem, heads, setup));
+  const auto takes = []<class Element>(Element, int head_dim, CacheLayout layout, int block_tokens) {
+    return answer<Element>(emulated_cuda_kernels("").front().why_not_params, head_dim, layout, block_tokens);
   };
   for (const int head_dim : {64, 96, 128, 192, 256}) {
     CHECK(takes(float16{}, head_dim, CacheLayout::tokens_first, 16) == "");

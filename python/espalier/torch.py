@@ -19,7 +19,7 @@ from torch import library
 from . import _core
 
 _handles = itertools.count()
-_plans = weakref.WeakValueDictionary()  # by handle: what the operator's integer argument names
+_plans: weakref.WeakValueDictionary[int, _core.Plan] = weakref.WeakValueDictionary()  # by handle: what the operator's integer argument names
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # in builds for CUDA; fewer objects than the public way
 
 # PyTorch 2.10 lends its tensors to compiled code; those of older ones are handed over as capsules, without the event that

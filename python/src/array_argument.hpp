@@ -81,7 +81,7 @@ template <bool kWritable>
 struct type_caster<espalier::python::ArrayArgument<kWritable>> {
   using Argument = espalier::python::ArrayArgument<kWritable>;
   using Imported = make_caster<typename Argument::Imported>;
-  NB_TYPE_CASTER(Argument, Imported::Name)
+  NB_TYPE_CASTER(Argument, Imported::Name + const_name(" | Array"))
 
   bool from_python(handle source, std::uint8_t flags, cleanup_list* cleanup) noexcept {
     if (value.borrow(source)) return true;

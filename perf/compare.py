@@ -60,7 +60,9 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="such as star:2048,64,64/heads:32,8,128/bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--only", help="names of libraries, separated by commas, or their beginnings")
+    parser.add_argument(
+        "--only", type=lambda names: names.split(","), help="names of libraries, separated by commas, or their beginnings"
+    )
     parser.add_argument("--layers", type=int, default=4, help="layers that take turns (4)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of measuring, for each library and problem (0.3)")
     parser.add_argument("--csv", metavar="FILE", help="writes the figures")
@@ -69,6 +71,9 @@ def parse():
     options = parser.parse_args()
     if bool(options.problems) == bool(options.read):
         parser.error("expected problems, or --read")
+    for part in options.only or []:
+        if not any(library.startswith(part) for library in LIBRARIES):
+            parser.error(f"--only: '{part}' begins none of {', '.join(LIBRARIES)}")
     return options
 
 
@@ -98,7 +103,7 @@ def compare(name, options):
 
 
 def wanted(library, only):
-    return only is None or any(library.startswith(part) for part in only.split(","))
+    return only is None or any(library.startswith(part) for part in only)
 
 
 def measure(problem, prepare, expected, seconds):

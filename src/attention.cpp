@@ -28,7 +28,7 @@ backend::Stream stream_of(const Exec& exec) {
 
 /// Tells Kokkos' tools of a launch that Kokkos does not make, so that profiles show it. What `launch` returns.
 template <ExecutionSpace Exec, class Launch>
-int told_to_tools(const Exec& exec, const std::string& label, const Launch& launch) {
+int told_to_tools(const Exec& exec, const char* label, const Launch& launch) {
   if (!Kokkos::Tools::profileLibraryLoaded()) return launch();
   std::uint64_t id = 0;
   Kokkos::Tools::beginParallelFor(label, Kokkos::Tools::Experimental::device_id(exec), &id);

@@ -25,7 +25,7 @@ inline Status last_status() { return cudaGetLastError(); }
 #endif
 
 /// Enqueues `blocks` thread blocks of a kernel. What goes wrong is in last_status().
-/// @param shared_bytes  of dynamic shared memory for each block
+/// @param shared_bytes  of dynamic shared memory for each block; CUDA must have been told of more than 48 KB
 template <class Params>
 void launch(void (*kernel)(Params), std::int64_t blocks, int threads, Stream stream, const Params& params,
             int shared_bytes = 0) {
@@ -33,11 +33,6 @@ void launch(void (*kernel)(Params), std::int64_t blocks, int threads, Stream str
   hipLaunchKernelGGL(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
                      static_cast<unsigned>(shared_bytes), stream, params);
 #else
-  // The attribute belongs to the device, so it is set where it is needed.
-  if (shared_bytes > 0 &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess) {
-    return;
-  }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));

@@ -316,9 +316,9 @@ def _missing(package):
 LIBRARIES = {
     "espalier": (prepare_espalier, ("cpu", "cuda"), ""),
     "sdpa rows": (prepare_sdpa_rows, ("cpu", "cuda"), ""),
-    "sdpa padded, math": (sdpa_padded(SDPBackend.MATH), ("cpu", "cuda"), ""),
-    "sdpa padded, flash": (sdpa_padded(SDPBackend.FLASH_ATTENTION), ("cpu", "cuda"), ""),
-    "sdpa padded, cudnn": (sdpa_padded(SDPBackend.CUDNN_ATTENTION), ("cuda",), ""),
+    "sdpa padded (math)": (sdpa_padded(SDPBackend.MATH), ("cpu", "cuda"), ""),
+    "sdpa padded (flash)": (sdpa_padded(SDPBackend.FLASH_ATTENTION), ("cpu", "cuda"), ""),
+    "sdpa padded (cudnn)": (sdpa_padded(SDPBackend.CUDNN_ATTENTION), ("cuda",), ""),
     "sdpa by level": (prepare_sdpa_shared, ("cpu", "cuda"), ""),
     "flex": (prepare_flex, ("cpu", "cuda"), ""),
     "flashinfer decode": (prepare_flashinfer_decode, ("cuda",), _missing("flashinfer")),

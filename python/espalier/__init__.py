@@ -25,6 +25,7 @@ StalePlanError, and what no compiled kernel can do NotImplementedError, each wit
 """
 
 from ._core import (
+    Array,
     BlockPool,
     BlockTableReader,
     BranchController,

@@ -20,7 +20,7 @@ class PhysicalKVAllocator:
         """Raises ValueError unless num_blocks >= 1 and 1 <= block_tokens <= 256."""
         self.pool = BlockPool(num_blocks, block_tokens)
         self.tree = KvTree(self.pool)
-        self._plans = {}  # by head shape and type
+        self._plans: dict[tuple, GrowingPlan] = {}  # by head shape and type
 
     def alloc_branch(self, num_tokens: int, parent=None):
         """A new branch: all tokens that `parent` has now, by reference, and `num_tokens` of its own.

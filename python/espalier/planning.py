@@ -16,32 +16,31 @@ class GrowingPlan:
     def __init__(self, config: PlanConfig):
         """config: what plans are made for; its capacity is the least that they get."""
         self._config = config
-        self._plan = None
-        self._arrays = None
+        self._plan: Plan | None = None
+        self._arrays: TreeArrays | None = None
         self._blocks = 0
 
     def update(self, snapshot, stream: int = 0) -> Plan:
         """Plans a TreeSnapshot, and returns the plan to attend with; enqueued on the stream."""
         need = Plan.required_capacity(snapshot, self._config, stream)
-        if self._plan is None or not self._fits(need, snapshot):
-            self._grow(need, snapshot, stream)
+        if self._plan is None or self._arrays is None or not self._fits(self._plan.config.capacity, need, snapshot):
+            self._plan, self._arrays = self._grown(need, snapshot, stream)
         self._arrays.upload(snapshot, stream)
         self._plan.update(self._arrays, stream)
         return self._plan
 
-    def _fits(self, need, snapshot):
-        have = self._plan.config.capacity
+    def _fits(self, have, need, snapshot):
         return len(snapshot.block_table) <= self._blocks and all(
             getattr(need, field) <= getattr(have, field) for field in _FIELDS
         )
 
-    def _grow(self, need, snapshot, stream):
+    def _grown(self, need, snapshot, stream):
         least = self._config.capacity
         room = {field: max(getattr(least, field), _twice(getattr(need, field))) for field in _FIELDS}
         self._blocks = _twice(len(snapshot.block_table))
         self._config.capacity = PlanCapacity(**room)
-        self._plan = Plan(self._config, stream)
-        self._arrays = TreeArrays(nodes=room["nodes"], rows=room["rows"], blocks=self._blocks, stream=stream)
+        arrays = TreeArrays(nodes=room["nodes"], rows=room["rows"], blocks=self._blocks, stream=stream)
+        return Plan(self._config, stream), arrays
 
 
 def _twice(count):

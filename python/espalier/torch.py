@@ -19,18 +19,12 @@ from torch import library
 from . import _core
 
 _handles = itertools.count()
-_plans = weakref.WeakValueDictionary()  # by handle: what the operator's integer argument names
+_plans: weakref.WeakValueDictionary[int, _core.Plan] = weakref.WeakValueDictionary()  # by handle: what the operator's integer argument names
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # in builds for CUDA; fewer objects than the public way
 
 # PyTorch 2.10 lends its tensors to compiled code; those of older ones are handed over as capsules, without the event that
 # their method __dlpack__ may record.
-if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
-
-    def _lend(tensor):
-        return tensor
-
-else:
-    _lend = torch.utils.dlpack.to_dlpack
+_lends = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 
 
 def current_stream(tensor: torch.Tensor) -> int:
@@ -41,8 +35,10 @@ def current_stream(tensor: torch.Tensor) -> int:
 
 
 def _attend(plan, q, k, v, out, lse, scale, soft_cap):
-    arrays = (_lend(q), _lend(k), _lend(v), _lend(out), _lend(lse))
-    _core.attend(plan, *arrays, scale=scale, soft_cap=soft_cap, stream=current_stream(q))
+    stream = current_stream(q)
+    if not _lends:
+        q, k, v, out, lse = map(torch.utils.dlpack.to_dlpack, (q, k, v, out, lse))
+    _core.attend(plan, q, k, v, out, lse, scale=scale, soft_cap=soft_cap, stream=stream)
 
 
 _library = library.Library("espalier", "DEF")

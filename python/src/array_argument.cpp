@@ -50,8 +50,14 @@ const ExchangeTable* table_of(PyObject* type) {
 
 }  // namespace
 
-bool borrow_by_exchange(nb::handle array, nb::dlpack::dltensor& tensor) noexcept {
-  const ExchangeTable* table = table_of(reinterpret_cast<PyObject*>(Py_TYPE(array.ptr())));
+bool borrow_array(nb::handle array, nb::dlpack::dltensor& tensor) noexcept {
+  static PyObject* const wrapped = nb::type<WrappedArray>().ptr();
+  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(array.ptr()));
+  if (type == wrapped) {
+    tensor = nb::inst_ptr<WrappedArray>(array)->tensor();
+    return true;
+  }
+  const ExchangeTable* table = table_of(type);
   if (table == nullptr) return false;
   if (table->tensor_from_object(array.ptr(), &tensor) != 0) {
     PyErr_Clear();  // the slower way says why

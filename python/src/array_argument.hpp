@@ -6,17 +6,38 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace espalier::python {
 
 namespace nb = nanobind;
 
-/// Borrows the memory of an array through DLPack's exchange table, a few pointers that the array's type carries: tens of
-/// nanoseconds, where the method `__dlpack__` of a PyTorch tensor takes microseconds and may synchronise.
+/// An array that was asked for its memory once, and keeps it alive.
+class WrappedArray {
+ public:
+  explicit WrappedArray(nb::ndarray<> array)
+      : tensor_{array.data(),
+                {array.device_type(), array.device_id()},
+                std::int32_t(array.ndim()),
+                array.dtype(),
+                const_cast<std::int64_t*>(array.shape_ptr()),
+                const_cast<std::int64_t*>(array.stride_ptr()),
+                0},
+        owner_(std::move(array)) {}
+
+  [[nodiscard]] const nb::dlpack::dltensor& tensor() const { return tensor_; }
+
+ private:
+  nb::dlpack::dltensor tensor_;
+  nb::ndarray<> owner_;
+};
+
+/// Borrows the memory of a WrappedArray, or through DLPack's exchange table, a few pointers that the array's type carries:
+/// tens of nanoseconds, where the method `__dlpack__` of a PyTorch tensor takes microseconds and may synchronise.
 /// @param tensor  written; its shape and strides stay the array's own
-/// @return whether the type has such a table, and the array can be borrowed
+/// @return whether it is wrapped, or the type has such a table and the array can be borrowed
 /// Method: DLPack 1.3, "C exchange API".
-[[nodiscard]] bool borrow_by_exchange(nb::handle array, nb::dlpack::dltensor& tensor) noexcept;
+[[nodiscard]] bool borrow_array(nb::handle array, nb::dlpack::dltensor& tensor) noexcept;
 
 /// Anything that speaks DLPack or the buffer protocol; nothing is copied or converted.
 template <bool kWritable>
@@ -32,7 +53,7 @@ class ArrayArgument {
   [[nodiscard]] int device_id() const { return tensor_.device.device_id; }
   [[nodiscard]] void* data() const { return static_cast<std::byte*>(tensor_.data) + tensor_.byte_offset; }
 
-  bool borrow(nb::handle array) noexcept { return borrow_by_exchange(array, tensor_); }
+  bool borrow(nb::handle array) noexcept { return borrow_array(array, tensor_); }
 
   void keep(const Imported& array) {
     owner_ = array;
@@ -60,7 +81,7 @@ template <bool kWritable>
 struct type_caster<espalier::python::ArrayArgument<kWritable>> {
   using Argument = espalier::python::ArrayArgument<kWritable>;
   using Imported = make_caster<typename Argument::Imported>;
-  NB_TYPE_CASTER(Argument, Imported::Name)
+  NB_TYPE_CASTER(Argument, Imported::Name + const_name(" | Array"))
 
   bool from_python(handle source, std::uint8_t flags, cleanup_list* cleanup) noexcept {
     if (value.borrow(source)) return true;

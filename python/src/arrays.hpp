@@ -54,9 +54,8 @@ void expects_array(const Array& array, int rank, const char* function, const cha
                   " lies in ", name_of_device(array.device_type()), " memory, expected ",
                   name_of_device(kDeviceOf<Space>), " memory: this build runs on ", Exec::name());
   if constexpr (kDeviceOf<Space> != nb::device::cpu::value) {
-    start_runtime();
-    detail::expects(array.device_id() == Kokkos::device_id(), ErrorCode::invalid_argument, function, ": ", name,
-                    " lies on device ", array.device_id(), ", expected device ", Kokkos::device_id(),
+    detail::expects(array.device_id() == device_of_kokkos(), ErrorCode::invalid_argument, function, ": ", name,
+                    " lies on device ", array.device_id(), ", expected device ", device_of_kokkos(),
                     ", which Kokkos was initialised for");
   }
   for (int dimension = 0; dimension < rank; ++dimension)

@@ -8,6 +8,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "arrays.hpp"
 #include "bind.hpp"
@@ -139,8 +140,9 @@ Raises ValueError if shapes, types or devices disagree.)");
       "dtype_of", [](const InArray& array) { return name_of(scalar_of(array.dtype(), "dtype_of", "array")); },
       "array"_a,
       "The name that a PlanConfig has for the elements of an array: 'f32', 'f16' or 'bf16'. Raises ValueError.");
+  nb::class_<WrappedArray>(m, "Array", R"(An array that was asked for its memory once; array() makes it.)");
   m.def(
-      "array", [](nb::ndarray<> array) { return array; }, "array"_a.noconvert(),
+      "array", [](nb::ndarray<> array) { return WrappedArray(std::move(array)); }, "array"_a.noconvert(),
       "Wraps an array once, zero-copy, so that later calls need not ask it for its memory again. The result keeps\n"
       "the memory alive, and may be given to every function here in place of the array.");
 }

@@ -76,6 +76,12 @@ HostExec host_instance() {
   return HostExec();
 }
 
+int device_of_kokkos() {
+  start_runtime();
+  static const int device = Kokkos::device_id();
+  return device;
+}
+
 const Exec& instance_on(std::uintptr_t stream) {
   start_runtime();
   auto& instances = runtime().instances;

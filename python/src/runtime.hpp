@@ -27,6 +27,9 @@ void end_runtime();
 
 HostExec host_instance();
 
+/// The device that Kokkos runs on, by DLPack's number; asking Kokkos itself at each call would allocate.
+int device_of_kokkos();
+
 /// The execution space instance of a stream, the same for every call.
 /// @param stream  a cudaStream_t or hipStream_t as an integer; 0, the default stream, is all that a CPU build has
 /// @throws Error{invalid_argument} for a stream that cannot be

@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,34 @@ def test_read_only_inputs_and_wrapped_arrays_are_accepted():
     espalier.attend(plan, q, k, v, plain)
     espalier.attend(plan, q, espalier.array(k), espalier.array(v), espalier.array(wrapped))
     assert np.array_equal(plain, wrapped)
+
+
+class Asked:
+    """An array that counts how often it is asked for its memory."""
+
+    def __init__(self, array):
+        self.array, self.times = array, 0
+
+    def __dlpack__(self, *arguments, **options):
+        self.times += 1
+        return self.array.__dlpack__(*arguments, **options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def test_a_wrapped_array_is_asked_for_its_memory_once_and_keeps_it():
+    q, k, v = problem()
+    plan = planned(espalier.make_snapshot(PARENTS, TOKENS, layout="contiguous"), (4, 2, 32))
+    asked = Asked(k.copy())
+    wrapped, kept = espalier.array(asked), espalier.array(v.copy())
+    assert isinstance(wrapped, espalier.Array) and espalier.dtype_of(wrapped) == "f32"
+    gc.collect()
+    out = np.empty_like(q)
+    for _ in range(3):
+        espalier.attend(plan, q, wrapped, kept, out)
+    assert asked.times == 1
+    assert oracle.close(out, oracle.attend(oracle.paths_of(PARENTS, TOKENS), q, k, v)[0])
 
 
 def test_a_row_with_an_empty_path_gives_zero_and_minus_infinity():

@@ -1,4 +1,4 @@
-"""perf/compare.py: figures for what there is, words for what there is not, and nothing for a wrong result."""
+"""perf/compare.py: figures for what there is, words for what there is not, and nothing for a wrong result. perf/host_time.py."""
 
 import csv
 import subprocess
@@ -13,8 +13,8 @@ PERF = Path(__file__).parents[2] / "perf"
 PROBLEM = "star:40,4,4/heads:4,2,32/f32"
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, str(PERF / "compare.py"), *arguments], capture_output=True, text=True, timeout=300)
+def run(*arguments, program="compare.py"):
+    return subprocess.run([sys.executable, str(PERF / program), *arguments], capture_output=True, text=True, timeout=300)
 
 
 def test_a_comparison_on_the_cpu(tmp_path):
@@ -23,7 +23,7 @@ def test_a_comparison_on_the_cpu(tmp_path):
     ended = run(*options, PROBLEM, "tokens:20,32/heads:4,2,32/f16")
     assert ended.returncode == 0, ended.stderr
     rows = {(row["problem"], row["library"]): row for row in csv.DictReader(open(path, newline=""))}
-    for library in ("espalier", "sdpa rows", "sdpa padded, math", "sdpa padded, flash", "sdpa by level", "flex"):
+    for library in ("espalier", "sdpa rows", "sdpa padded (math)", "sdpa padded (flash)", "sdpa by level", "flex"):
         row = rows[PROBLEM, library]
         assert float(row["us_per_layer"]) > 0 and float(row["error"]) < 2e-6, row
     assert rows[PROBLEM, "espalier"]["times_espalier"] == "1.00"
@@ -41,6 +41,26 @@ def test_a_problem_that_makes_no_sense():
     assert ended.returncode != 0 and "'star:40,4,4' is not of the form" in ended.stderr
     ended = run("--device", "cpu", "star:40,4/heads:4,2,32/f32")
     assert ended.returncode != 0 and "star:40,4: has 2 fields" in ended.stderr
+
+
+def test_libraries_are_chosen_by_the_beginnings_of_their_names():
+    ended = run("--device", "cpu", "--seconds", "0.001", "--only", "espalier,sdpa padded (flash)", PROBLEM)
+    found = [line.split("|")[1].strip() for line in ended.stdout.splitlines() if line.startswith("| ")]
+    assert found == ["library", "espalier", "sdpa padded (flash)"], ended.stderr
+    ended = run("--only", "espalier,spda", PROBLEM)
+    assert ended.returncode != 0 and "--only: 'spda' begins none of espalier, sdpa rows, " in ended.stderr
+
+
+def test_the_host_time_of_every_way_to_call(tmp_path):
+    path = tmp_path / "host_time.csv"
+    ended = run("--device", "cpu", "--batches", "2", "--calls", "3", "--csv", str(path), program="host_time.py")
+    assert ended.returncode == 0, ended.stderr
+    rows = list(csv.DictReader(open(path, newline="")))
+    calls = [row["call"] for row in rows]
+    assert "attend, tensors" in calls and "TreeAttention" in calls and "torch.ops.espalier.attend" in calls
+    assert all(0 < float(row["least_us"]) <= float(row["us"]) <= float(row["most_us"]) for row in rows)
+    ended = run("--device", "cpu", "star:40,4,4", program="host_time.py")
+    assert ended.returncode != 0 and "host_time.py: 'star:40,4,4' is not of the form" in ended.stderr
 
 
 def test_a_wrong_result_has_no_time():

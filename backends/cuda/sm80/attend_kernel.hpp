@@ -19,6 +19,7 @@
 // Budget: 2 blocks on a multiprocessor, so 255 registers and about 80 KB of shared memory each (README.md has them all).
 // Assumes: q, k, v, out and partials aligned to 16 bytes, and their strides.
 
+#include "backends/cuda/once_per_device.hpp"
 #include "backends/cuda/sm80/instance.hpp"
 #include "backends/cuda/sm80/warp_attention.hpp"
 #include "backends/gpu/plan_tile.hpp"
@@ -196,11 +197,17 @@ __global__ void __launch_bounds__(kThreads, 2) attend_kernel(const __grid_consta
 
 template <class T, int kHeadDim>
 constexpr Instance make_instance() {
+  constexpr int kSharedBytes = sizeof(SharedMemory<kHeadDim>);
   return {[](const detail::AttendParams& p, Stream stream) {
-            launch(attend_kernel<T, kHeadDim>, p.plan.workers, kThreads, stream, p,
-                   int{sizeof(SharedMemory<kHeadDim>)});
+            static OncePerDevice once;
+            const cudaError_t error = once([] {
+              return cudaFuncSetAttribute(attend_kernel<T, kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          kSharedBytes);
+            });
+            if (error == cudaSuccess)
+              launch(attend_kernel<T, kHeadDim>, p.plan.workers, kThreads, stream, p, kSharedBytes);
           },
-          [] { return blocks_at_a_time(attend_kernel<T, kHeadDim>, kThreads, int{sizeof(SharedMemory<kHeadDim>)}); },
+          [] { return blocks_at_a_time(attend_kernel<T, kHeadDim>, kThreads, kSharedBytes); },
           Config<kHeadDim>::kMostPairs};
 }
 

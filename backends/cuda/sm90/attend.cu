@@ -2,7 +2,10 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
+#include <string>
 
 #include "backends/cuda/sm90/instance.hpp"
 #include "backends/gpu/calls.hpp"
@@ -26,19 +29,24 @@ const Instance* find_instance(ScalarType scalar, int head_dim) {
   }
 }
 
-/// The driver's function is looked up through the runtime, so that nothing links against the driver.
-using EncodeFunction = decltype(&cuTensorMapEncodeTiled);
+/// A function of the driver, looked up through the runtime, so that nothing links against the driver; null without one.
+void* driver_function(const char* name) {
+  void* address = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &address, 12000, cudaEnableDefault, &found);
+  return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? address : nullptr;
+}
 
-EncodeFunction encode_function() {
-  static const EncodeFunction function = [] {
-    void* address = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &address, 12000, cudaEnableDefault, &found);
-    return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeFunction>(address)
-                                                                        : nullptr;
-  }();
-  return function;
+struct DriverFunctions {
+  decltype(&cuTensorMapEncodeTiled) encode =
+      reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
+  decltype(&cuTensorMapReplaceAddress) replace_address =
+      reinterpret_cast<decltype(&cuTensorMapReplaceAddress)>(driver_function("cuTensorMapReplaceAddress"));
+};
+
+const DriverFunctions& driver() {
+  static const DriverFunctions functions;
+  return functions;
 }
 
 struct MapShape {
@@ -51,11 +59,11 @@ struct MapShape {
 bool encode(CUtensorMap* map, ScalarType scalar, const void* base, MapShape shape) {
   cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
   for (std::uint32_t i = 0; i + 1 < shape.rank; ++i) shape.stride[i] *= 2;
-  return encode_function()(
-             map, scalar == ScalarType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-             shape.rank, const_cast<void*>(base), shape.size, shape.stride, shape.box, element_stride,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return driver().encode(map,
+                         scalar == ScalarType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                         shape.rank, const_cast<void*>(base), shape.size, shape.stride, shape.box, element_stride,
+                         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 /// Coordinates (d, token in block, chunk, head, block). The number of blocks is not known here and need not be: the
@@ -79,13 +87,12 @@ MapShape kv_shape(const AttendParams& p, std::int64_t token_stride, std::int64_t
   return shape;
 }
 
-MapShape q_shape(const FusedParams& params, std::uint32_t heads, std::uint32_t rows) {
-  const AttendParams& p = params.attend;
-  return {3,
-          {static_cast<cuuint64_t>(p.head_dim), static_cast<cuuint64_t>(p.query_heads),
-           static_cast<cuuint64_t>(params.q_rows)},
-          {static_cast<cuuint64_t>(p.q_head_stride), static_cast<cuuint64_t>(p.q_row_stride)},
-          {kChunk, heads, rows}};
+MapShape q_shape(const AttendParams& p, std::int32_t q_rows, std::uint32_t heads, std::uint32_t rows) {
+  return {
+      3,
+      {static_cast<cuuint64_t>(p.head_dim), static_cast<cuuint64_t>(p.query_heads), static_cast<cuuint64_t>(q_rows)},
+      {static_cast<cuuint64_t>(p.q_head_stride), static_cast<cuuint64_t>(p.q_row_stride)},
+      {kChunk, heads, rows}};
 }
 
 bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
@@ -97,6 +104,10 @@ bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
            encode(v, p.scalar, p.v,
                   kv_shape(p, p.v_token_stride, p.v_head_stride, p.v_block_stride, count, all_chunks));
   };
+  const auto q = [&](CUtensorMap* map, int heads, int rows) {
+    return encode(map, p.scalar, p.q,
+                  q_shape(p, params.q_rows, static_cast<std::uint32_t>(heads), static_cast<std::uint32_t>(rows)));
+  };
   bool ok = kv(&a.k_token, &a.v_token, 1, false);
   a.k_stage = a.k_run = a.k_page = a.k_token;  // unused where blocks do not fit them
   a.v_stage = a.v_run = a.v_page = a.v_token;
@@ -104,30 +115,45 @@ bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
     ok = ok && kv(&a.k_run, &a.v_run, detail::kNarrowTokens, false) && kv(&a.k_page, &a.v_page, a.page_tokens, false);
   }
   if (a.stage_copies) ok = ok && kv(&a.k_stage, &a.v_stage, stage_tokens, true);
-  ok = ok && encode(&a.q_pair, p.scalar, p.q, q_shape(params, 1, 1));
+  ok = ok && q(&a.q_pair, 1, 1);
   a.q_rows = a.q_group = a.q_pair;
-  if (a.group <= detail::kNarrowPairs) {
-    ok = ok && encode(&a.q_group, p.scalar, p.q, q_shape(params, static_cast<std::uint32_t>(a.group), 1));
-  }
-  if (a.rows_per_wide_tile > 0) {
-    ok = ok &&
-         encode(&a.q_rows, p.scalar, p.q,
-                q_shape(params, static_cast<std::uint32_t>(a.group), static_cast<std::uint32_t>(a.rows_per_wide_tile)));
-  }
+  if (a.group <= detail::kNarrowPairs) ok = ok && q(&a.q_group, a.group, 1);
+  if (a.rows_per_wide_tile > 0) ok = ok && q(&a.q_rows, a.group, a.rows_per_wide_tile);
   return ok;
 }
 
-cudaError_t make_arguments(const FusedParams& params, const Instance& instance, Arguments& a) {
+/// What the maps and numbers of Arguments depend on that addresses do not change.
+struct Shape {
+  ScalarType scalar;
+  std::int32_t query_heads, kv_heads, head_dim, block_tokens, q_rows;
+  std::int64_t q_row_stride, q_head_stride;
+  std::int64_t k_block_stride, k_token_stride, k_head_stride;
+  std::int64_t v_block_stride, v_token_stride, v_head_stride;
+
+  bool operator==(const Shape&) const = default;
+};
+
+Shape shape_of(const FusedParams& params) {
   const AttendParams& p = params.attend;
-  a.plan = params.plan;
-  a.q = p.q;
-  a.out = p.out;
-  a.lse = p.lse;
+  return {p.scalar,        p.query_heads,    p.kv_heads,       p.head_dim,       p.block_tokens,
+          params.q_rows,   p.q_row_stride,   p.q_head_stride,  p.k_block_stride, p.k_token_stride,
+          p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride};
+}
+
+/// Arguments that were made for a call. Encoding their maps is most of the work, and another call of the same shape needs
+/// other addresses in them, no more: the layers of a model differ in nothing else.
+struct MadeArguments {
+  bool are_valid = false;
+  Shape shape;
+  const void *q, *k, *v;  ///< the addresses in the maps
+  Arguments arguments;
+};
+
+/// Makes what belongs to a shape. False where CUDA refuses a map.
+bool make(const FusedParams& params, const Instance& instance, Arguments& a) {
+  const AttendParams& p = params.attend;
   a.q_row_stride = p.q_row_stride;
   a.q_head_stride = p.q_head_stride;
-  a.out_row_stride = p.out_row_stride;
-  a.out_head_stride = p.out_head_stride;
-  a.lse_row_stride = p.lse_row_stride;
   a.group = p.query_heads / p.kv_heads;
   a.kv_heads = p.kv_heads;
   a.block_tokens = p.block_tokens;
@@ -140,25 +166,76 @@ cudaError_t make_arguments(const FusedParams& params, const Instance& instance, 
       a.group <= detail::kWidePairs && detail::kWidePairs % a.group == 0 ? detail::kWidePairs / a.group : 0;
   a.by_group = make_divisor(a.group);
   a.by_block_tokens = make_divisor(p.block_tokens);
+  return encode_maps(params, instance.stage_tokens, a);
+}
+
+/// Turns the maps to other arrays of the same shape.
+bool turn_maps(const AttendParams& p, MadeArguments& made) {
+  Arguments& a = made.arguments;
+  const auto turn = [](std::initializer_list<CUtensorMap*> maps, const void* from, const void* to) {
+    if (from == to) return true;
+    return std::all_of(maps.begin(), maps.end(), [&](CUtensorMap* map) {
+      return driver().replace_address(map, const_cast<void*>(to)) == CUDA_SUCCESS;
+    });
+  };
+  return turn({&a.k_stage, &a.k_run, &a.k_page, &a.k_token}, made.k, p.k) &&
+         turn({&a.v_stage, &a.v_run, &a.v_page, &a.v_token}, made.v, p.v) &&
+         turn({&a.q_rows, &a.q_group, &a.q_pair}, made.q, p.q);
+}
+
+/// Arguments for the shape and the arrays of a call, kept by each thread for its last few shapes; null where CUDA refuses a
+/// map.
+Arguments* arguments_of(const FusedParams& params, const Instance& instance) {
+  constexpr int kShapes = 4;
+  thread_local MadeArguments recent[kShapes];
+  thread_local int oldest = 0;
+  const AttendParams& p = params.attend;
+  const Shape shape = shape_of(params);
+  MadeArguments* made =
+      std::find_if(recent, recent + kShapes, [&](const MadeArguments& m) { return m.are_valid && m.shape == shape; });
+  if (made != recent + kShapes) {
+    made->are_valid = turn_maps(p, *made);
+  } else {
+    made = &recent[oldest];
+    oldest = (oldest + 1) % kShapes;
+    made->shape = shape;
+    made->are_valid = make(params, instance, made->arguments);
+  }
+  made->q = p.q;
+  made->k = p.k;
+  made->v = p.v;
+  return made->are_valid ? &made->arguments : nullptr;
+}
+
+/// Enters what belongs to one call alone.
+void set_call(const FusedParams& params, Arguments& a) {
+  const AttendParams& p = params.attend;
+  a.plan = params.plan;
+  a.q = p.q;
+  a.out = p.out;
+  a.lse = p.lse;
+  a.out_row_stride = p.out_row_stride;
+  a.out_head_stride = p.out_head_stride;
+  a.lse_row_stride = p.lse_row_stride;
   a.soft_cap = p.soft_cap;
   a.transform = p.soft_cap != 0.0f || !(p.scale > 0.0f);
   a.weight_scale = a.transform ? kLog2E : p.scale * kLog2E;
   a.peak_slack = 8.0f / a.weight_scale;
   a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
-  if (!encode_function()) return cudaErrorNotSupported;
-  return encode_maps(params, instance.stage_tokens, a) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 enum class Part { both, main, merge };
 
 cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
   if (!unsupported_reason(params.attend).empty()) return cudaErrorNotSupported;
+  if (!driver().encode || !driver().replace_address) return cudaErrorNotSupported;
   const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
-  Arguments arguments;
-  cudaError_t error = make_arguments(params, instance, arguments);
-  if (error != cudaSuccess) return error;
-  if (part != Part::merge) error = instance.main(arguments, stream, params.overlap_predecessor);
-  if (error == cudaSuccess && part != Part::main) error = instance.merge(arguments, stream, true);
+  Arguments* const arguments = arguments_of(params, instance);
+  if (!arguments) return cudaErrorInvalidValue;
+  set_call(params, *arguments);
+  cudaError_t error = cudaSuccess;
+  if (part != Part::merge) error = instance.main(*arguments, stream, params.overlap_predecessor);
+  if (error == cudaSuccess && part != Part::main) error = instance.merge(*arguments, stream, true);
   return error;
 }
 

@@ -25,7 +25,7 @@ struct PairPlace {
   int head;
 };
 
-__device__ __forceinline__ PairPlace locate_pair(const Arguments& arguments, int pair, int kv_head) {
+__device__ __forceinline__ PairPlace locate_pair(const MergeArguments& arguments, int pair, int kv_head) {
   const int line_row = divide(pair, arguments.by_group);
   return {__ldg(arguments.plan.row_index + line_row), kv_head * arguments.group + pair - line_row * arguments.group};
 }
@@ -36,11 +36,11 @@ __device__ __forceinline__ const T* q_of(const Arguments& arguments, PairPlace p
 }
 
 template <class T>
-__device__ __forceinline__ T* out_of(const Arguments& arguments, PairPlace place) {
+__device__ __forceinline__ T* out_of(const MergeArguments& arguments, PairPlace place) {
   return static_cast<T*>(arguments.out) + place.row * arguments.out_row_stride + place.head * arguments.out_head_stride;
 }
 
-__device__ __forceinline__ void store_lse(const Arguments& arguments, PairPlace place, float lse_base2) {
+__device__ __forceinline__ void store_lse(const MergeArguments& arguments, PairPlace place, float lse_base2) {
   if (arguments.lse) arguments.lse[place.row * arguments.lse_row_stride + place.head] = lse_base2 / kLog2E;
 }
 

@@ -82,8 +82,20 @@ inline Divisor make_divisor(std::int32_t divisor) {
           shift - 1, divisor};
 }
 
-/// Kernel arguments: the plan, the problem, and the maps of the copy engine (64 bytes aligned by CUtensorMap).
-struct Arguments {
+/// Kernel arguments of the merge: the plan, and where results lie. A launch costs less the less it is passed.
+struct MergeArguments {
+  detail::FusedPlanView plan;
+  void* out;
+  float* lse;  ///< may be null
+  std::int64_t out_row_stride, out_head_stride;
+  std::int64_t lse_row_stride;
+  std::int32_t group;
+  std::int32_t kv_heads;
+  Divisor by_group;
+};
+
+/// Kernel arguments of the main launch: also the problem, and the maps of the copy engine (64 bytes aligned by CUtensorMap).
+struct Arguments : MergeArguments {
   CUtensorMap k_stage, v_stage;  ///< box of a narrow stage, all chunks
   CUtensorMap k_run, v_run;      ///< box 16 tokens x one chunk
   CUtensorMap k_page, v_page;    ///< box page_tokens x one chunk: a page of a wide stage
@@ -91,20 +103,12 @@ struct Arguments {
   CUtensorMap q_rows;            ///< box (128 / group) rows x group heads x one chunk, where the group divides 128
   CUtensorMap q_group;           ///< box 1 row x group heads x one chunk, where the group is at most 16
   CUtensorMap q_pair;            ///< box 1 row x 1 head x one chunk
-  detail::FusedPlanView plan;
   const void* q;
-  void* out;
-  float* lse;  ///< may be null
   std::int64_t q_row_stride, q_head_stride;
-  std::int64_t out_row_stride, out_head_stride;
-  std::int64_t lse_row_stride;
-  std::int32_t group;
-  std::int32_t kv_heads;
   std::int32_t block_tokens;
   std::int32_t page_tokens;         ///< tokens of one page copy, 128, 64, 32 or 16; 0 where blocks fit none of them
   std::int32_t stage_copies;        ///< blocks hold whole narrow stages, so that k_stage and v_stage may be used
   std::int32_t rows_per_wide_tile;  ///< 128 / group, 0 where the group does not divide 128
-  Divisor by_group;
   Divisor by_block_tokens;
   float weight_scale;  ///< softmax weight = 2^(weight_scale * score)
   float score_scale;   ///< where `transform`: score = cap * tanh(score_scale * q.k), plain scale * q.k without a cap

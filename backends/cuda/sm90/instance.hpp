@@ -3,25 +3,27 @@
 
 #include <cuda_runtime.h>
 
+#include "backends/cuda/once_per_device.hpp"
 #include "backends/cuda/sm90/attend_kernel.hpp"
 #include "backends/cuda/sm90/merge_kernel.hpp"
 
 namespace espalier::gpu::sm90 {
 
-using LaunchFunction = cudaError_t (*)(const Arguments&, cudaStream_t, bool overlap_predecessor);
+template <class KernelArguments>
+using LaunchFunction = cudaError_t (*)(const KernelArguments&, cudaStream_t, bool overlap_predecessor);
 
 struct Instance {
   int wide_tokens;   ///< of a wide stage
   int stage_tokens;  ///< of a narrow stage
-  LaunchFunction main;
-  LaunchFunction merge;
+  LaunchFunction<Arguments> main;
+  LaunchFunction<MergeArguments> merge;
 };
 
 namespace instance_detail {
 
-template <class Kernel>
-cudaError_t launch(Kernel kernel, int blocks, int threads, int shared_bytes, const Arguments& arguments,
-                   cudaStream_t stream, bool overlap_predecessor) {
+template <class KernelArguments>
+cudaError_t launch(void (*kernel)(KernelArguments), int blocks, int threads, int shared_bytes,
+                   const KernelArguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
   cudaLaunchConfig_t config = {};
   config.gridDim = static_cast<unsigned>(blocks);
   config.blockDim = static_cast<unsigned>(threads);
@@ -37,34 +39,42 @@ cudaError_t launch(Kernel kernel, int blocks, int threads, int shared_bytes, con
 
 template <class T, int HeadDim>
 cudaError_t launch_main(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
-  // The attribute belongs to the device, so it is set where it is needed; it costs less than a microsecond.
-  const cudaError_t error = cudaFuncSetAttribute(attend_kernel<T, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 Config<HeadDim>::kDynamicBytes);
+  static OncePerDevice once;
+  const cudaError_t error = once([] {
+    return cudaFuncSetAttribute(attend_kernel<T, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                Config<HeadDim>::kDynamicBytes);
+  });
   if (error != cudaSuccess) return error;
   return launch(attend_kernel<T, HeadDim>, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
                 stream, overlap_predecessor);
 }
 
+/// @tparam Passes  as of merge_kernel
+template <class T, int HeadDim, int Passes>
+cudaError_t launch_merge(const MergeArguments& arguments, std::int64_t lists, cudaStream_t stream,
+                         bool overlap_predecessor) {
+  static OncePerDevice once;
+  // The main launch needs all shared memory, so the merge asks for the same partition. No gain was measured.
+  const cudaError_t error = once([] {
+    return cudaFuncSetAttribute(merge_kernel<T, HeadDim, Passes>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
+  });
+  if (error != cudaSuccess) return error;
+  constexpr int kParts = detail::kMergePairs / (Passes * MergeShape<HeadDim>::kRowsTogether);
+  constexpr int kWarps = kMergeThreads / kWaveLanes;
+  return launch(merge_kernel<T, HeadDim, Passes>, static_cast<int>((lists * kParts + kWarps - 1) / kWarps),
+                kMergeThreads, 0, arguments, stream, overlap_predecessor);
+}
+
 /// Few rows: many warps with little each. Many rows: few warps, since each reads a list.
 template <class T, int HeadDim>
-cudaError_t launch_merge(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
+cudaError_t launch_merge(const MergeArguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
   const std::int64_t pairs = static_cast<std::int64_t>(arguments.plan.max_rows) * arguments.group;
   const std::int64_t results = pairs * arguments.kv_heads;
   const std::int64_t lists = (pairs + detail::kMergePairs - 1) / detail::kMergePairs * arguments.kv_heads;
-  const auto run = [&](auto kernel, int passes) {
-    const int parts = detail::kMergePairs / (passes * MergeShape<HeadDim>::kRowsTogether);
-    const std::int64_t warps = lists * parts;
-    constexpr int kWarps = kMergeThreads / kWaveLanes;
-    // The main launch needs all shared memory, so the merge asks for the same partition. No gain was measured.
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-    if (error != cudaSuccess) return error;
-    return launch(kernel, static_cast<int>((warps + kWarps - 1) / kWarps), kMergeThreads, 0, arguments, stream,
-                  overlap_predecessor);
-  };
-  if (results < 6000) return run(merge_kernel<T, HeadDim, 1>, 1);
-  if (results < 12000) return run(merge_kernel<T, HeadDim, 2>, 2);
-  return run(merge_kernel<T, HeadDim, 4>, 4);
+  if (results < 6000) return launch_merge<T, HeadDim, 1>(arguments, lists, stream, overlap_predecessor);
+  if (results < 12000) return launch_merge<T, HeadDim, 2>(arguments, lists, stream, overlap_predecessor);
+  return launch_merge<T, HeadDim, 4>(arguments, lists, stream, overlap_predecessor);
 }
 
 }  // namespace instance_detail

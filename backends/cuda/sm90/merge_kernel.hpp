@@ -20,7 +20,7 @@ struct MergeShape {
 
 /// @tparam Passes  groups of kRowsTogether rows that a warp serves
 template <class T, int HeadDim, int Passes>
-__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ Arguments arguments) {
+__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ MergeArguments arguments) {
   constexpr int kRowLanes = MergeShape<HeadDim>::kRowLanes, kTogether = MergeShape<HeadDim>::kRowsTogether;
   constexpr int kRows = kTogether * Passes;              // of this warp
   constexpr int kParts = detail::kMergePairs / kRows;    // warps of a block of pairs

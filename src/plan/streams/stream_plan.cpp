@@ -219,22 +219,22 @@ void StreamPlan<Exec>::grow(const Exec& exec, const detail::TreeView& tree) {
 template <ExecutionSpace Exec>
 detail::FusedPlanView StreamPlan<Exec>::view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
-  const Context c = impl_->context();
+  const auto& storage = impl_->storage;
   detail::FusedPlanView view{};
-  view.workers = c.workers;
+  view.workers = impl_->config.workers;
   view.max_rows = impl_->config.capacity.rows;
-  view.header = c.header;
-  view.segments = c.segments;
-  view.gathered = c.gathered;
-  view.wide_tiles = c.wide_tiles;
-  view.narrow_tiles = c.narrow_tiles;
-  view.worker = c.worker;
+  view.header = storage.header.data();
+  view.segments = storage.segments.data();
+  view.gathered = storage.gathered.data();
+  view.wide_tiles = storage.wide_tiles.data();
+  view.narrow_tiles = storage.narrow_tiles.data();
+  view.worker = storage.worker.data();
   view.queue_next = impl_->queue_next.data();
-  view.merge_begin = c.merge_begin;
-  view.merge_entries = c.merge_entries;
-  view.row_visible = c.tree.row_visible;
-  view.row_index = c.tree.row_index;
-  view.block_table = c.tree.block_table;
+  view.merge_begin = storage.merge_begin.data();
+  view.merge_entries = storage.merge_entries.data();
+  view.row_visible = impl_->tree.row_visible;
+  view.row_index = impl_->tree.row_index;
+  view.block_table = impl_->tree.block_table;
   view.partial_out = impl_->partial_out.data();
   view.partial_lse = impl_->partial_lse.data();
   return view;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "cuda_runtime.h"
 
@@ -31,6 +32,9 @@ enum CUtensorMapSwizzle { CU_TENSOR_MAP_SWIZZLE_128B };
 enum CUtensorMapL2promotion { CU_TENSOR_MAP_L2_PROMOTION_L2_256B };
 enum CUtensorMapFloatOOBfill { CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE };
 
+/// How many maps were encoded, in all: what keeps them may be checked.
+inline int encoded_maps = 0;
+
 /// Boxes of 128-byte rows of 16-bit elements alone. The driver's own conditions are checked.
 inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* base,
                                        const cuuint64_t* size, const cuuint64_t* stride_bytes, const cuuint32_t* box,
@@ -38,6 +42,7 @@ inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cu
                                        CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   constexpr std::uint64_t kMostSize = std::uint64_t{1} << 32, kMostStride = std::uint64_t{1} << 40;
   constexpr std::uint32_t kMostBox = 256, kElementBytes = 2, kRowBytes = 128;
+  ++encoded_maps;
   if (rank < 3 || rank > 5 || reinterpret_cast<std::uintptr_t>(base) % 16 != 0) return CUDA_ERROR_INVALID_VALUE;
   *map = {static_cast<const unsigned char*>(base), {}, {}, {}, static_cast<std::uint16_t>(rank), kElementBytes};
   for (cuuint32_t i = 0; i < rank; ++i) {
@@ -53,13 +58,22 @@ inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cu
   return box[0] * kElementBytes == kRowBytes ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess };
+inline CUresult cuTensorMapReplaceAddress(CUtensorMap* map, void* base) {
+  if (reinterpret_cast<std::uintptr_t>(base) % 16 != 0) return CUDA_ERROR_INVALID_VALUE;
+  map->base = static_cast<const unsigned char*>(base);
+  return CUDA_SUCCESS;
+}
+
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 enum { cudaEnableDefault };
 
-/// Knows the one function.
-inline cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, int,
+/// Knows the two functions.
+inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, int,
                                                     cudaDriverEntryPointQueryResult* found) {
-  *function = reinterpret_cast<void*>(&cuTensorMapEncodeTiled);
-  *found = cudaDriverEntryPointSuccess;
+  const std::string_view symbol = name;
+  *function = symbol == "cuTensorMapEncodeTiled"      ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled)
+              : symbol == "cuTensorMapReplaceAddress" ? reinterpret_cast<void*>(&cuTensorMapReplaceAddress)
+                                                      : nullptr;
+  *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }

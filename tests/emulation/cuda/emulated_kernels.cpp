@@ -70,6 +70,8 @@ void emulated_sm90_attend(const AttendParams& params, const FusedPlanView& plan,
   emulator::arrives_late = false;
 }
 
+int emulated_maps_encoded() { return encoded_maps; }
+
 std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
   return {{.name = "cuda-sm90-emulated",
            .backend = space,

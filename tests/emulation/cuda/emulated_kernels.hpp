@@ -25,6 +25,9 @@ struct EmulatedTiming {
 void emulated_sm90_attend(const espalier::detail::AttendParams& params, const espalier::detail::FusedPlanView& plan,
                           std::int32_t q_rows, const EmulatedTiming& timing);
 
+/// How many tensor maps the emulated driver has encoded, in all.
+int emulated_maps_encoded();
+
 /// Entries for a list of fused kernels: "cuda-sm90-emulated", "cuda-sm80-emulated".
 /// @param space  name() of the execution space whose memory they read and write; must outlive the list
 std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space);

@@ -5,6 +5,8 @@
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <cmath>
+#include <deque>
+#include <optional>
 #include <random>
 #include <type_traits>
 
@@ -30,36 +32,52 @@ struct Choices {
   EmulatedTiming timing = {};
 };
 
-/// Attends on an emulated GPU.
-/// @param planned  the tree that the plan was made for, some tokens before; nodes and rows are the same
+/// A problem on an emulated GPU.
 template <class Element>
-Result emulated_result(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices,
-                       const Tree& planned) {
-  const Setup& setup = choices.setup;
-  const Exec exec;
-  Problem<Exec, Element> problem(exec, tree, heads, inputs, setup);
-  TreeSnapshot snapshot = problem.snapshot();
-  const TreeSnapshot lengths = snapshot_of(planned, setup.block_tokens, setup.tree_layout);
-  REQUIRE(lengths.row_index == snapshot.row_index);
-  snapshot.tokens = lengths.tokens;
-  snapshot.row_visible = lengths.row_visible;
-  for (std::size_t entry = 0; entry < snapshot.block_table.size(); ++entry)  // blocks of the problem are shuffled
-    snapshot.block_table[entry] = BlockId{problem.tree().view().block_table[entry]};
-  PlanConfig config = problem.plan().config();
-  config.workers = setup.workers;
-  const plan::StreamOptions options{.chains = choices.chains};
-  config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec, options);
-  StreamPlan<Exec> streams(exec, config, options);
-  const TreeArrays<Exec> arrays(exec, snapshot);
-  streams.update(exec, arrays.view());
-  if (&planned != &tree) streams.grow(exec, problem.tree().view());
-  exec.fence();
-  if (!tree.rows.empty()) {  // attend() launches nothing then
-    emulated_sm90_attend(params_of(problem, heads, setup), streams.view(), std::int32_t(tree.rows.size()),
-                         choices.timing);
+class EmulatedProblem {
+ public:
+  /// @param planned  the tree that the plan was made for, some tokens before; nodes and rows are the same
+  EmulatedProblem(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices,
+                  const Tree& planned)
+      : choices_(choices),
+        heads_(heads),
+        rows_(std::int32_t(tree.rows.size())),
+        problem_(exec_, tree, heads, inputs, choices.setup) {
+    const Setup& setup = choices.setup;
+    TreeSnapshot snapshot = problem_.snapshot();
+    const TreeSnapshot lengths = snapshot_of(planned, setup.block_tokens, setup.tree_layout);
+    REQUIRE(lengths.row_index == snapshot.row_index);
+    snapshot.tokens = lengths.tokens;
+    snapshot.row_visible = lengths.row_visible;
+    for (std::size_t entry = 0; entry < snapshot.block_table.size(); ++entry)  // blocks of the problem are shuffled
+      snapshot.block_table[entry] = BlockId{problem_.tree().view().block_table[entry]};
+    PlanConfig config = problem_.plan().config();
+    config.workers = setup.workers;
+    const plan::StreamOptions options{.chains = choices.chains};
+    config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec_, options);
+    streams_.emplace(exec_, config, options);
+    arrays_.emplace(exec_, snapshot);
+    streams_->update(exec_, arrays_->view());
+    if (&planned != &tree) streams_->grow(exec_, problem_.tree().view());
+    exec_.fence();
   }
-  return problem.result(exec);
-}
+
+  Result attend() {
+    if (rows_ > 0) {  // the library's attend() launches nothing otherwise
+      emulated_sm90_attend(params_of(problem_, heads_, choices_.setup), streams_->view(), rows_, choices_.timing);
+    }
+    return problem_.result(exec_);
+  }
+
+ private:
+  Exec exec_;
+  Choices choices_;
+  HeadShape heads_;
+  std::int32_t rows_;
+  Problem<Exec, Element> problem_;
+  std::optional<TreeArrays<Exec>> arrays_;  // read by the plan
+  std::optional<StreamPlan<Exec>> streams_;
+};
 
 /// Attends on an emulated GPU and compares with the oracle.
 template <class Element>
@@ -69,7 +87,7 @@ void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const
   INFO(description_of<Element>(tree, heads, setup)
        << "; chains " << choices.chains << "; run ahead " << choices.timing.run_ahead_seed << "; late "
        << choices.timing.arrives_late);
-  const Result result = emulated_result<Element>(tree, heads, inputs, choices, planned);
+  const Result result = EmulatedProblem<Element>(tree, heads, inputs, choices, planned).attend();
   CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
                      tolerance_of(tree, heads, inputs, setup.options, kUnit<Element>)) == "");
 }
@@ -224,7 +242,7 @@ TEST_CASE("rows keep their weight where every score is far below -1e30, in emula
       Choices choices;
       choices.setup.options.scale = scale;
       choices.setup.workers = 1;
-      Result result = emulated_result<bfloat16>(tree, heads, inputs, choices, tree);
+      Result result = EmulatedProblem<bfloat16>(tree, heads, inputs, choices, tree).attend();
       for (std::size_t i = 0; i < result.lse.size(); ++i) {
         CHECK(std::abs(result.lse[i] / (-0x1p104f * scale) - 1) < 1e-6f);
         result.lse[i] = float(expected.lse[i]);
@@ -233,6 +251,42 @@ TEST_CASE("rows keep their weight where every score is far below -1e30, in emula
       CHECK(disagreement(result.out, result.lse, expected, heads, Scalar::bf16, tolerance) == "");
     }
   }
+}
+
+TEST_CASE("tensor maps are encoded once for the layers of one shape, in emulated kernels of sm_90", "[emulation]") {
+  const Tree tree{"siblings", {{-1, 30}, {0, 20}, {0, 12}}, {{1}, {2}}};
+  struct Layer {
+    HeadShape heads;
+    Inputs inputs;
+    EmulatedProblem<float16> problem;
+  };
+  std::deque<Layer> layers;  // all alive, so that no two have the same arrays
+  Choices choices;
+  choices.setup.workers = 2;
+  const auto add = [&](const HeadShape& heads) -> Layer& {
+    const Inputs inputs = random_inputs<float16>(tree, heads, std::uint32_t(layers.size()));
+    return layers.emplace_back(heads, inputs, EmulatedProblem<float16>(tree, heads, inputs, choices, tree));
+  };
+  const auto maps_encoded_by = [&](Layer& layer) {
+    const int before = emulated_maps_encoded();
+    const Result result = layer.problem.attend();
+    CHECK(disagreement(result.out, result.lse, oracle_of(tree, layer.heads, layer.inputs), layer.heads, Scalar::f16,
+                       tolerance_of(tree, layer.heads, layer.inputs, {}, kUnit<float16>)) == "");
+    return emulated_maps_encoded() - before;
+  };
+  const HeadShape model{4, 1, 64}, other{40, 1, 64};
+  CHECK(maps_encoded_by(add(model)) > 0);
+  CHECK(maps_encoded_by(add(other)) > 0);  // whose tiles are wide
+  for (int layer = 0; layer < 2; ++layer) {
+    CHECK(maps_encoded_by(add(model)) == 0);
+    CHECK(maps_encoded_by(add(other)) == 0);
+  }
+  CHECK(maps_encoded_by(layers.front()) == 0);
+  CHECK(maps_encoded_by(layers.front()) == 0);  // the same arrays again
+
+  for (const int group : {2, 3, 5, 6}) CHECK(maps_encoded_by(add({group, 1, 64})) > 0);
+  CHECK(maps_encoded_by(layers.front()) > 0);  // forgotten for the others
+  for (Layer& layer : layers) maps_encoded_by(layer);
 }
 
 TEST_CASE("kernels of sm_90 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {

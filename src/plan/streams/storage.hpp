@@ -71,7 +71,7 @@ struct Storage {
     allocate(streams, "espalier::StreamPlan::streams", most_lists * kv_heads + 1);
     if (!tiles) return;
     const std::int64_t most_tiles = capacity.tiles, most_segments = capacity.segments;
-    allocate(merge_count, "espalier::StreamPlan::merge_count", merge_lists);
+    allocate(merge_count, "espalier::StreamPlan::merge_count", merge_lists * kMergeParts);
     allocate(merge_begin, "espalier::StreamPlan::merge_begin", merge_lists + 1);
     allocate(keys, "espalier::StreamPlan::keys", most_tiles);
     allocate(piece_pairs, "espalier::StreamPlan::piece_pairs", most_tiles);

@@ -168,7 +168,10 @@ struct Totals {
 };
 
 inline constexpr std::int64_t kRoom = 8192;
-inline constexpr std::int32_t kMergeParts = 4;  ///< of a merge list, each for a thread
+inline constexpr std::int32_t kMergeParts =
+    4;  ///< of a merge list of a small tree; a larger one keeps all threads busy
+inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows of one that is small at most
+inline constexpr std::int32_t kMergeShare = 256;  ///< parts of lists that a team writes
 
 /// What becomes of a node's tokens.
 enum NodeKind : std::int32_t {
@@ -185,10 +188,11 @@ struct Context {
   std::int32_t group;
   std::int32_t kv_heads;
   std::int32_t workers;
-  std::int32_t strips;      ///< of a pack
-  std::int32_t pack_rows;   ///< at most
-  std::int32_t small_rows;  ///< that a small node has at most
-  std::int32_t absorbs;     ///< 1: wide tiles may have several segments
+  std::int32_t strips;       ///< of a pack
+  std::int32_t pack_rows;    ///< at most
+  std::int32_t small_rows;   ///< that a small node has at most
+  std::int32_t absorbs;      ///< 1: wide tiles may have several segments
+  std::int32_t merge_parts;  ///< of a merge list, each for a thread
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
@@ -223,14 +227,19 @@ struct Context {
   detail::FusedTile* wide_tiles;    // [tile_capacity]
   detail::FusedTile* narrow_tiles;  // [tile_capacity]
   detail::FusedWorker* worker;      // [workers]
-  std::int32_t* merge_count;        // [merge lists * kMergeParts]
+  std::int32_t* merge_count;        // [merge lists * merge_parts]
+  std::int32_t* share_entries;      // [merge_shares]  entries of each kMergeShare parts of lists
   std::int32_t* merge_begin;        // [merge lists + 1]
   detail::MergeEntry* merge_entries;
 
   KOKKOS_FUNCTION std::int32_t pair_blocks() const {
     return std::int32_t((std::int64_t(tree.rows) * group + detail::kMergePairs - 1) / detail::kMergePairs);
   }
+  [[nodiscard]] bool is_small() const { return std::int64_t(tree.nodes) + tree.rows <= kSmallTree; }
   KOKKOS_FUNCTION std::int32_t merge_lists() const { return pair_blocks() * kv_heads; }
+  KOKKOS_FUNCTION std::int32_t merge_shares() const {  // the last, which may be empty, writes the end
+    return merge_lists() * merge_parts / kMergeShare + 1;
+  }
   KOKKOS_FUNCTION std::int64_t pairs_of(std::int32_t node) const {
     return std::int64_t(tree.row_end[node] - tree.row_begin[node]) * group;
   }

@@ -168,7 +168,7 @@ KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
                     : 0;
 }
 
-/// The pairs of one merge list, and what covers them. A thread takes one of kMergeParts parts of a list, which follow each
+/// The pairs of one merge list, and what covers them. A thread takes one of merge_parts parts of a list, which follow each
 /// other in it: every pack and row tile is several loads that wait for each other, and these parts do so side by side.
 struct PairBlock {
   const Context& c;
@@ -188,7 +188,7 @@ struct PairBlock {
   template <class Visit>
   KOKKOS_FUNCTION void for_each_list(const Visit& visit) const {
     const std::int32_t last_pack = c.pack_of[row_end - 1];
-    for (std::int32_t pack = c.pack_of[row] + merge_part; pack <= last_pack; pack += kMergeParts) {
+    for (std::int32_t pack = c.pack_of[row] + merge_part; pack <= last_pack; pack += c.merge_parts) {
       const std::int32_t begin = c.pack_row[pack];
       const Pack& p = c.pack[begin];
       const std::int32_t kinds = (p.steps > 0 ? 1 : 0) + (p.gathered > 0 ? 1 : 0);
@@ -210,7 +210,7 @@ struct PairBlock {
     const std::int32_t unit = c.unit_at(row);
     std::int32_t turn = 0;
     c.for_each_big(unit, row_end, [&](std::int32_t node) {
-      if (turn++ % kMergeParts != merge_part) return true;
+      if (turn++ % c.merge_parts != merge_part) return true;
       const std::int64_t begin = std::int64_t(c.tree.row_begin[node]) * c.group;
       const std::int64_t end = std::int64_t(c.tree.row_end[node]) * c.group;
       if (end <= pair_begin || !c.is_wide(node)) return true;
@@ -251,11 +251,11 @@ KOKKOS_INLINE_FUNCTION bool is_direct(const Pack& pack, std::int64_t pieces) {
   return pieces == 1 && pack.below_wide == 0 && (pack.steps == 0 || pack.gathered == 0);
 }
 
-/// Merge list l is that of pair block l / kv_heads and KV head l % kv_heads; item i is part i % kMergeParts of list
-/// i / kMergeParts: counts its entries.
+/// Merge list l is that of pair block l / kv_heads and KV head l % kv_heads; item i is part i % merge_parts of list
+/// i / merge_parts: counts its entries.
 struct CountEntries {
   static constexpr const char* kLabel = "espalier::StreamPlan::count_entries";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.merge_lists() * kMergeParts; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.merge_lists() * c.merge_parts; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
@@ -263,8 +263,8 @@ struct CountEntries {
       c.merge_count[i] = 0;
       return;
     }
-    const std::int32_t list_number = i / kMergeParts, head = list_number % c.kv_heads;
-    const PairBlock block(c, list_number / c.kv_heads, i % kMergeParts);
+    const std::int32_t list_number = i / c.merge_parts, head = list_number % c.kv_heads;
+    const PairBlock block(c, list_number / c.kv_heads, i % c.merge_parts);
     std::int32_t entries = 0;
     block.for_each_list([&](std::int32_t list, const Strip&) {
       const std::int32_t stream = list * c.kv_heads + head;
@@ -282,6 +282,7 @@ struct CountEntries {
     }
     block.for_each_empty([&](std::int64_t, std::int64_t) { ++entries; });
     c.merge_count[i] = entries;
+    if (entries > 0) Kokkos::atomic_add(&c.share_entries[i / kMergeShare], entries);
   }
 };
 
@@ -306,7 +307,7 @@ struct SumEntries {
   }
 
   KOKKOS_FUNCTION static void begin(const Context& c, std::int32_t i, std::int32_t place) {
-    if (i % kMergeParts == 0) c.merge_begin[i / kMergeParts] = place;
+    if (i % c.merge_parts == 0) c.merge_begin[i / c.merge_parts] = place;
   }
 
   KOKKOS_FUNCTION static void total(const Context& c, const EntrySum& sums) {
@@ -347,6 +348,7 @@ struct CutStreams {
   }
 };
 
+/// All three, by one runner.
 struct CutTree {
   ESPALIER_ANY_RUNNER
   template <class Runner>

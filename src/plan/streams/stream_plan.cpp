@@ -68,7 +68,7 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
   or_default(capacity.tiles, kv_heads * (capacity.nodes + strips * capacity.rows) + 66 * config.workers, "tiles");
   or_default(capacity.partials, kv_heads * 16 * capacity.rows + div_up(std::int64_t(1200) * config.workers, group),
              "partials");
-  expects(kMergeParts * strips * capacity.rows * kv_heads <= kMostIndex, ErrorCode::invalid_argument, "plan: ", capacity.rows,
+  expects(2 * strips * capacity.rows * kv_heads <= kMostIndex, ErrorCode::invalid_argument, "plan: ", capacity.rows,
           " rows of ", heads.query_heads, " query heads are more than the fused kernels can address");
   return config;
 }
@@ -108,7 +108,7 @@ struct StreamPlan<Exec>::Impl {
 
   /// Small trees are planned in the calling thread of a CPU, whose threads take longer to wake, or with the front steps in
   /// one team of a GPU, where launches would cost more than the rest of the device gains.
-  [[nodiscard]] bool is_small() const { return std::int64_t(tree.nodes) + tree.rows <= 6000; }
+  [[nodiscard]] bool is_small() const { return context().is_small(); }
 
   void make(const Exec& exec, const Context& c, StreamRunner runner) const {
     if (runner == StreamRunner::by_size) {

@@ -35,6 +35,7 @@ struct Arrays {
   std::int32_t* merge_begin;     // [rows + 1]
   std::int32_t* merge_cursor;    // [rows]
   std::int32_t* merge_partials;  // [partial_capacity / kv_heads]
+  std::int32_t* merge_entered;   // [partial_capacity / kv_heads]  lists before they are ordered; on a host null
   std::int32_t* partial_row;     // [partial_capacity / kv_heads]
 };
 
@@ -220,12 +221,29 @@ struct BeginMergeLists {
 struct FillMerge {
   Arrays a;
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    std::int32_t* lists = a.merge_entered != nullptr ? a.merge_entered : a.merge_partials;
     for (std::int64_t partial = first; partial < a.totals->of_head.partials; partial += a.stride)
-      a.merge_partials[Kokkos::atomic_fetch_inc(&a.merge_cursor[a.partial_row[partial]])] = std::int32_t(partial);
+      lists[Kokkos::atomic_fetch_inc(&a.merge_cursor[a.partial_row[partial]])] = std::int32_t(partial);
   }
 };
 
-/// Sorts each list, so that merging always adds in the same order.
+/// Orders the lists so that merging always adds in the same order: each entry by itself goes to its place, which is how many
+/// of its list are smaller. For a GPU, where one thread that sorts a list takes longer than all other steps together.
+struct RankMerge {
+  Arrays a;
+  KOKKOS_FUNCTION void operator()(std::int32_t first) const {
+    for (std::int64_t i = first; i < a.totals->of_head.partials; i += a.stride) {
+      const std::int32_t partial = a.merge_entered[i];
+      const std::int32_t row = a.partial_row[partial];
+      const std::int32_t begin = a.merge_begin[row], end = a.merge_begin[row + 1];
+      std::int32_t place = begin;
+      for (std::int32_t other = begin; other < end; ++other) place += a.merge_entered[other] < partial ? 1 : 0;
+      a.merge_partials[place] = partial;
+    }
+  }
+};
+
+/// The same on a host: sorts each list in its place.
 struct SortMerge {
   Arrays a;
   KOKKOS_FUNCTION void sort(std::int32_t row) const {
@@ -268,14 +286,18 @@ struct SortMerge {
 /// The end of a plan: whatever needs the tiles and the merge lists alone.
 struct Finish {
   FindWorkers workers;
-  SortMerge lists;
+  Arrays a;
   [[nodiscard]] KOKKOS_FUNCTION std::int64_t size() const {
-    const Arrays& a = lists.a;
-    return a.workers < a.rows ? a.rows : std::int64_t(a.workers) + 1;
+    const std::int64_t lists = a.merge_entered != nullptr ? a.stride : a.rows;
+    return lists > a.workers ? lists : std::int64_t(a.workers) + 1;
   }
   KOKKOS_FUNCTION void operator()(std::int32_t i) const {
-    if (i <= workers.a.workers) workers.find(i);
-    if (i < lists.a.rows) lists.sort(i);
+    if (i <= a.workers) workers.find(i);
+    if (a.merge_entered == nullptr) {
+      if (i < a.rows) SortMerge{a}.sort(i);
+    } else if (i < a.stride) {
+      RankMerge{a}(i);
+    }
   }
 };
 
@@ -316,7 +338,7 @@ struct BuildPlan {
     run.each("espalier::Plan::tiles", a.stride, FillTiles<Cut>{cut, a});
     run.scan("espalier::Plan::merge_begin", a.rows, BeginMergeLists{a});
     run.each("espalier::Plan::merge_lists", a.stride, FillMerge{a});
-    const Finish finish{{order.recipe.context, a}, {a}};
+    const Finish finish{{order.recipe.context, a}, a};
     run.each("espalier::Plan::finish", finish.size(), finish);
   }
 };

@@ -169,7 +169,7 @@ struct Plan<Exec>::Impl {
   Array<detail::Tile> tiles;
   Array<std::int32_t> end_in_last;
   Array<std::int64_t> cost_before;
-  Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials, partial_row;
+  Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials, merge_entered, partial_row;
   Array<float> partial_out, partial_lse;
   Array<char> scratch;
 
@@ -204,6 +204,8 @@ struct Plan<Exec>::Impl {
     allocate(merge_begin, "espalier::Plan::merge_begin", std::size_t(capacity.rows) + 1);
     allocate(merge_cursor, "espalier::Plan::merge_cursor", capacity.rows);
     allocate(merge_partials, "espalier::Plan::merge_partials", capacity.partials / config.heads.kv_heads);
+    if constexpr (!kRunsOnHost<Exec>)
+      allocate(merge_entered, "espalier::Plan::merge_entered", merge_partials.extent(0));
     allocate(partial_row, "espalier::Plan::partial_row", merge_partials.extent(0));
     const std::size_t partial_rows = std::size_t(capacity.partials) * config.heads.group();
     allocate(partial_out, "espalier::Plan::partial_out", partial_rows * config.heads.head_dim);
@@ -230,6 +232,7 @@ struct Plan<Exec>::Impl {
     a.merge_begin = merge_begin.data();
     a.merge_cursor = merge_cursor.data();
     a.merge_partials = merge_partials.data();
+    a.merge_entered = merge_entered.data();
     a.partial_row = partial_row.data();
     return a;
   }

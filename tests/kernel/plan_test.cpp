@@ -23,6 +23,7 @@ PlanConfig config_of(const TreeSnapshot& snapshot, const HeadShape& heads, PlanS
   config.heads = heads;
   config.strategy = strategy;
   config.workers = workers;
+  config.kernel = Kernel::portable;  // others may read plans of another form
   config.capacity = Plan<Exec>::required_capacity(snapshot, config);
   return config;
 }

@@ -185,8 +185,7 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
 /// A few neighbouring gangs of every split: where one ends the next begins.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
-  /// Of 132 workers, all splits are then 451 items: one for each thread of a team.
-  static constexpr std::int32_t kGangs = 12;
+  static constexpr std::int32_t kGangs = 3;  ///< few: they wait for each other, and the device has threads enough
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     const Splits splits(c);

@@ -16,8 +16,12 @@
 
 namespace espalier::plan::streams {
 
+/// Alignment of what lies in arrays of structs: a GPU then moves 16 bytes at a time. Where neighbouring threads have
+/// neighbouring structs, each access of a warp takes as many cycles as it has threads, however few bytes it asks for.
+inline constexpr std::size_t kSumBytes = 16;
+
 /// Sums over the nodes before one.
-struct NodeSums {
+struct alignas(kSumBytes) NodeSums {
   std::int32_t segments = 0;  ///< of small nodes
   std::int32_t gathered = 0;
   std::int32_t steps = 0;
@@ -43,7 +47,7 @@ struct NodeSums {
 };
 
 /// Sums over the packs before one, all their strips counted.
-struct PackSums {
+struct alignas(kSumBytes) PackSums {
   std::int32_t packs = 0;
   std::int32_t lists = 0;
   std::int64_t segments = 0;
@@ -61,7 +65,7 @@ struct PackSums {
 };
 
 /// Sums over the narrow streams before one.
-struct StreamSums {
+struct alignas(kSumBytes) StreamSums {
   std::int64_t pieces = 0;
   std::int64_t slots = 0;  ///< partials
 
@@ -73,7 +77,7 @@ struct StreamSums {
 };
 
 /// Sums over the workers before one.
-struct WorkerSums {
+struct alignas(kSumBytes) WorkerSums {
   std::int64_t room = 0;         ///< for narrow work, in parts of kRoom
   std::int64_t wide_pieces = 0;  ///< of the gang with that number
 
@@ -85,7 +89,7 @@ struct WorkerSums {
 };
 
 /// One wide node, with the absorbed ones above it, whose tokens lie in front of its own.
-struct WideNode {
+struct alignas(kSumBytes) WideNode {
   std::int64_t tile_blocks_before;
   std::int64_t pairs_before;
   std::int32_t tiles_before;
@@ -104,7 +108,7 @@ struct ChildSums {
 };
 
 /// One pack, by its first row. Counts are those of one strip: all strips of a pack have the same.
-struct Pack {
+struct alignas(kSumBytes) Pack {
   PackSums before;
   std::int32_t end;         ///< row
   std::int32_t first_node;  ///< its small nodes are some of [first_node, end_node)
@@ -121,7 +125,7 @@ struct Pack {
 };
 
 /// One list: steps_before counts those of the lists before it.
-struct List {
+struct alignas(kSumBytes) List {
   std::int32_t row;   ///< of its pack
   std::int32_t part;  ///< of the pack's strips
   std::int32_t gathered;
@@ -136,7 +140,7 @@ struct Split {
 };
 
 /// A place in a line of streams, which a worker's span begins with: ordered as the line is.
-struct Cut {
+struct alignas(8) Cut {
   std::int32_t stream;
   std::int32_t offset;  ///< block or step
   KOKKOS_FUNCTION bool operator==(const Cut& other) const { return stream == other.stream && offset == other.offset; }
@@ -164,6 +168,10 @@ struct Totals {
 };
 
 inline constexpr std::int64_t kRoom = 8192;
+inline constexpr std::int32_t kMergeParts =
+    4;  ///< of a merge list of a small tree; a larger one keeps all threads busy
+inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows of one that is small at most
+inline constexpr std::int32_t kMergeShare = 256;  ///< parts of lists that a team writes
 
 /// What becomes of a node's tokens.
 enum NodeKind : std::int32_t {
@@ -180,10 +188,11 @@ struct Context {
   std::int32_t group;
   std::int32_t kv_heads;
   std::int32_t workers;
-  std::int32_t strips;      ///< of a pack
-  std::int32_t pack_rows;   ///< at most
-  std::int32_t small_rows;  ///< that a small node has at most
-  std::int32_t absorbs;     ///< 1: wide tiles may have several segments
+  std::int32_t strips;       ///< of a pack
+  std::int32_t pack_rows;    ///< at most
+  std::int32_t small_rows;   ///< that a small node has at most
+  std::int32_t absorbs;      ///< 1: wide tiles may have several segments
+  std::int32_t merge_parts;  ///< of a merge list, each for a thread
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
@@ -218,12 +227,18 @@ struct Context {
   detail::FusedTile* wide_tiles;    // [tile_capacity]
   detail::FusedTile* narrow_tiles;  // [tile_capacity]
   detail::FusedWorker* worker;      // [workers]
-  std::int32_t* merge_count;        // [pair blocks * kv_heads]
-  std::int32_t* merge_begin;        // [pair blocks * kv_heads + 1]
+  std::int32_t* merge_count;        // [merge lists * merge_parts]
+  std::int32_t* share_entries;      // [merge_shares]  entries of each kMergeShare parts of lists
+  std::int32_t* merge_begin;        // [merge lists + 1]
   detail::MergeEntry* merge_entries;
 
   KOKKOS_FUNCTION std::int32_t pair_blocks() const {
     return std::int32_t((std::int64_t(tree.rows) * group + detail::kMergePairs - 1) / detail::kMergePairs);
+  }
+  [[nodiscard]] bool is_small() const { return std::int64_t(tree.nodes) + tree.rows <= kSmallTree; }
+  KOKKOS_FUNCTION std::int32_t merge_lists() const { return pair_blocks() * kv_heads; }
+  KOKKOS_FUNCTION std::int32_t merge_shares() const {  // the last, which may be empty, writes the end
+    return merge_lists() * merge_parts / kMergeShare + 1;
   }
   KOKKOS_FUNCTION std::int64_t pairs_of(std::int32_t node) const {
     return std::int64_t(tree.row_end[node] - tree.row_begin[node]) * group;

@@ -314,7 +314,7 @@ struct FillSegments {
   };
 };
 
-/// Writes merge list i.
+/// Writes part i % merge_parts of merge list i / merge_parts.
 struct FillEntries {
   static constexpr const char* kLabel = "espalier::StreamPlan::fill_entries";
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
@@ -322,10 +322,13 @@ struct FillEntries {
   }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountEntries::items(c); }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
-    const std::int32_t head = i % c.kv_heads;
-    const PairBlock block(c, i / c.kv_heads);
-    detail::MergeEntry* entry = c.merge_entries + c.merge_begin[i];
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) { write(c, i, c.merge_count[i]); }
+
+  /// @param place  of the part's first entry
+  KOKKOS_FUNCTION static void write(const Context& c, std::int32_t i, std::int32_t place) {
+    const std::int32_t list_number = i / c.merge_parts, head = list_number % c.kv_heads;
+    const PairBlock block(c, list_number / c.kv_heads, i % c.merge_parts);
+    detail::MergeEntry* entry = c.merge_entries + place;
     const auto add = [&](std::int64_t slot, std::int64_t pair_begin, std::int64_t pair_end) {
       // An entry for no pairs: of a tile that covers others of its strip's.
       const std::int64_t lo = Kokkos::max(pair_begin, block.pair_begin), hi = Kokkos::min(pair_end, block.pair_end);
@@ -369,32 +372,31 @@ struct FillEntries {
 /// Begins and writes the merge lists of a small tree: each team adds up what lies before its own.
 struct FillLists {
   static constexpr const char* kLabel = "espalier::StreamPlan::fill_lists";
-  static constexpr int kThreads = 128;
-  static constexpr std::int32_t kShare = 128;  ///< lists of a team
+  static constexpr int kThreads = kMergeShare;
   Context c;
 
-  KOKKOS_FUNCTION std::int32_t teams() const { return CountEntries::items(c) / kShare + 1; }  // the last writes the end
+  KOKKOS_FUNCTION std::int32_t teams() const { return c.merge_shares(); }
 
   template <class Team>
   KOKKOS_FUNCTION void operator()(const Team& team) const {
     const std::int32_t lists = CountEntries::items(c);
-    const std::int32_t team_begin = team.league_rank() * kShare;
-    const std::int32_t share = kShare / team.team_size();
+    const std::int32_t team_begin = team.league_rank() * kMergeShare;
+    const std::int32_t share = kMergeShare / team.team_size();
     const std::int32_t begin = Kokkos::min(team_begin + share * team.team_rank(), lists);
     const std::int32_t end = Kokkos::min(begin + share, lists);
     std::int32_t before = 0;
     Kokkos::parallel_reduce(
-        Kokkos::TeamThreadRange(team, team_begin), [&](std::int32_t i, std::int32_t& sum) { sum += c.merge_count[i]; },
-        before);
+        Kokkos::TeamThreadRange(team, team.league_rank()),
+        [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
     std::int32_t own = 0;
     for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
     std::int64_t place = std::int64_t(before) + team.team_scan(own);
     for (std::int32_t i = begin; i < end; ++i) {
-      c.merge_begin[i] = std::int32_t(place);
+      SumEntries::begin(c, i, std::int32_t(place));
+      if (c.totals->fits != 0) FillEntries::write(c, i, std::int32_t(place));
       place += c.merge_count[i];
-      if (c.totals->fits != 0) FillEntries::run(c, i);
     }
-    const bool is_last = team_begin + kShare > lists && team.team_rank() == team.team_size() - 1;
+    const bool is_last = team_begin + kMergeShare > lists && team.team_rank() == team.team_size() - 1;
     if (is_last) SumEntries::total(c, {place});
   }
 };

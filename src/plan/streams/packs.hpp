@@ -19,6 +19,8 @@ struct Reset {
       c.totals->best = INT64_MAX;
     }
     if (i < c.workers) c.splits[i] = Split{};
+    if (c.share_entries != nullptr)
+      for (std::int32_t share = i; share < c.merge_shares(); share += items(c)) c.share_entries[share] = 0;
     if (c.absorbs != 0 && i < c.tree.nodes) c.children[i] = {0, 0, INT32_MAX};
     if (i < c.tree.rows) {
       const std::int32_t node = c.tree.row_node[i];

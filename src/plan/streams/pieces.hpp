@@ -168,23 +168,27 @@ KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
                     : 0;
 }
 
-/// The pairs of one merge list, and what covers them.
+/// The pairs of one merge list, and what covers them. A thread takes one of merge_parts parts of a list, which follow each
+/// other in it: every pack and row tile is several loads that wait for each other, and these parts do so side by side.
 struct PairBlock {
   const Context& c;
   std::int64_t pair_begin, pair_end;
   std::int32_t row, row_end;
+  std::int32_t merge_part;
 
-  KOKKOS_FUNCTION PairBlock(const Context& context, std::int32_t block) : c(context) {
+  KOKKOS_FUNCTION PairBlock(const Context& context, std::int32_t block, std::int32_t part)
+      : c(context), merge_part(part) {
     pair_begin = std::int64_t(block) * detail::kMergePairs;
     pair_end = Kokkos::min(pair_begin + detail::kMergePairs, std::int64_t(c.tree.rows) * c.group);
     row = std::int32_t(pair_begin / c.group);
     row_end = std::int32_t((pair_end - 1) / c.group) + 1;
   }
 
-  /// Calls visit(list, strip) for the lists of the strips that overlap the block.
+  /// Calls visit(list, strip) for the lists of the strips that overlap the block; of packs that are the part's.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_list(const Visit& visit) const {
-    for (std::int32_t pack = c.pack_of[row]; pack <= c.pack_of[row_end - 1]; ++pack) {
+    const std::int32_t last_pack = c.pack_of[row_end - 1];
+    for (std::int32_t pack = c.pack_of[row] + merge_part; pack <= last_pack; pack += c.merge_parts) {
       const std::int32_t begin = c.pack_row[pack];
       const Pack& p = c.pack[begin];
       const std::int32_t kinds = (p.steps > 0 ? 1 : 0) + (p.gathered > 0 ? 1 : 0);
@@ -200,11 +204,13 @@ struct PairBlock {
     }
   }
 
-  /// Calls visit(number, row tile) for the row tiles of wide nodes that overlap the block.
+  /// Calls visit(number, row tile) for the row tiles of wide nodes that overlap the block; of nodes that are the part's.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_wide(const Visit& visit) const {
     const std::int32_t unit = c.unit_at(row);
+    std::int32_t turn = 0;
     c.for_each_big(unit, row_end, [&](std::int32_t node) {
+      if (turn++ % c.merge_parts != merge_part) return true;
       const std::int64_t begin = std::int64_t(c.tree.row_begin[node]) * c.group;
       const std::int64_t end = std::int64_t(c.tree.row_end[node]) * c.group;
       if (end <= pair_begin || !c.is_wide(node)) return true;
@@ -220,6 +226,7 @@ struct PairBlock {
   /// Calls visit(pair_begin, pair_end) for each run of rows that see no token.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_empty(const Visit& visit) const {
+    if (merge_part != 0) return;
     std::int32_t begin = -1;
     for (std::int32_t r = row; r <= row_end; ++r) {
       const bool empty = r < row_end && sees_nothing(r);
@@ -244,10 +251,11 @@ KOKKOS_INLINE_FUNCTION bool is_direct(const Pack& pack, std::int64_t pieces) {
   return pieces == 1 && pack.below_wide == 0 && (pack.steps == 0 || pack.gathered == 0);
 }
 
-/// Merge list i is that of pair block i / kv_heads and KV head i % kv_heads: counts its entries.
+/// Merge list l is that of pair block l / kv_heads and KV head l % kv_heads; item i is part i % merge_parts of list
+/// i / merge_parts: counts its entries.
 struct CountEntries {
   static constexpr const char* kLabel = "espalier::StreamPlan::count_entries";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.pair_blocks() * c.kv_heads; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.merge_lists() * c.merge_parts; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
@@ -255,8 +263,8 @@ struct CountEntries {
       c.merge_count[i] = 0;
       return;
     }
-    const std::int32_t head = i % c.kv_heads;
-    const PairBlock block(c, i / c.kv_heads);
+    const std::int32_t list_number = i / c.merge_parts, head = list_number % c.kv_heads;
+    const PairBlock block(c, list_number / c.kv_heads, i % c.merge_parts);
     std::int32_t entries = 0;
     block.for_each_list([&](std::int32_t list, const Strip&) {
       const std::int32_t stream = list * c.kv_heads + head;
@@ -274,6 +282,7 @@ struct CountEntries {
     }
     block.for_each_empty([&](std::int64_t, std::int64_t) { ++entries; });
     c.merge_count[i] = entries;
+    if (entries > 0) Kokkos::atomic_add(&c.share_entries[i / kMergeShare], entries);
   }
 };
 
@@ -285,7 +294,7 @@ struct EntrySum {
   }
 };
 
-/// Where each merge list begins.
+/// Where each merge list begins, and each part of it.
 struct SumEntries {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_entries";
   using Sum = EntrySum;
@@ -293,17 +302,22 @@ struct SumEntries {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
   KOKKOS_FUNCTION static EntrySum value(const Context& c, std::int32_t i) { return {c.merge_count[i]}; }
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i, const EntrySum&, const EntrySum& before) {
-    c.merge_begin[i] = std::int32_t(before.entries);
+    c.merge_count[i] = std::int32_t(before.entries);
+    begin(c, i, std::int32_t(before.entries));
+  }
+
+  KOKKOS_FUNCTION static void begin(const Context& c, std::int32_t i, std::int32_t place) {
+    if (i % c.merge_parts == 0) c.merge_begin[i / c.merge_parts] = place;
   }
 
   KOKKOS_FUNCTION static void total(const Context& c, const EntrySum& sums) {
-    c.merge_begin[items(c)] = std::int32_t(sums.entries);
+    c.merge_begin[c.merge_lists()] = std::int32_t(sums.entries);
     c.totals->entries = sums.entries;
   }
 };
 
-/// All that orders a plan: what its streams are, and how they are cut.
-struct CutTree {
+/// What orders a plan, in three parts: what its streams are,
+struct FindStreams {
   ESPALIER_ANY_RUNNER
   template <class Runner>
   KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
@@ -318,12 +332,30 @@ struct CutTree {
     run.template each<EndPacks>();
     run.template each<MarkPacks>();
     run.template scan<SumPacks>();
-    run.template each<CostSplits>();
+  }
+};
+
+/// then CostSplits, and how the streams are cut.
+struct CutStreams {
+  ESPALIER_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run, const Context&) const {
     run.template each<ChooseSplit>();
     run.template each<CutWide>();
     run.template scan<SumWorkers>();
     run.template each<CutNarrow>();
     run.template scan<SumPieces>();
+  }
+};
+
+/// All three, by one runner.
+struct CutTree {
+  ESPALIER_ANY_RUNNER
+  template <class Runner>
+  KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
+    FindStreams{}(run, c);
+    run.template each<CostSplits>();
+    CutStreams{}(run, c);
   }
 };
 

@@ -77,7 +77,9 @@ class OnTeam {
   static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + kRuns) * kValueBytes;
 
   KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c)
-      : team_(team), c_(c), scratch_(team.team_scratch(0).get_shmem(std::ptrdiff_t(kScratchBytes))) {}
+      : team_(team),
+        c_(c),
+        scratch_(team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kScratchBytes), std::ptrdiff_t(kSumBytes))) {}
 
   template <class Step>
   KOKKOS_FUNCTION void each() const {

@@ -34,7 +34,7 @@ struct Storage {
   Array<detail::GatheredToken> gathered;
   Array<detail::FusedTile> wide_tiles, narrow_tiles;
   Array<detail::FusedWorker> worker;
-  Array<std::int32_t> merge_count, merge_begin;
+  Array<std::int32_t> merge_count, share_entries, merge_begin;
   Array<detail::MergeEntry> merge_entries;
 
   /// @param tiles  room for tiles too: without, only the front steps can run
@@ -71,7 +71,8 @@ struct Storage {
     allocate(streams, "espalier::StreamPlan::streams", most_lists * kv_heads + 1);
     if (!tiles) return;
     const std::int64_t most_tiles = capacity.tiles, most_segments = capacity.segments;
-    allocate(merge_count, "espalier::StreamPlan::merge_count", merge_lists);
+    allocate(merge_count, "espalier::StreamPlan::merge_count", merge_lists * kMergeParts);
+    allocate(share_entries, "espalier::StreamPlan::share_entries", merge_lists * kMergeParts / kMergeShare + 1);
     allocate(merge_begin, "espalier::StreamPlan::merge_begin", merge_lists + 1);
     allocate(keys, "espalier::StreamPlan::keys", most_tiles);
     allocate(piece_pairs, "espalier::StreamPlan::piece_pairs", most_tiles);
@@ -99,6 +100,7 @@ struct Storage {
     c.pack_rows = std::max(1, detail::kNarrowPairs / c.group);
     c.small_rows = detail::kNarrowPairs / c.group;
     c.absorbs = options.chains ? 1 : 0;
+    c.merge_parts = c.is_small() ? kMergeParts : 1;
     c.segment_capacity = config.capacity.segments;
     c.tile_capacity = config.capacity.tiles;
     c.partial_capacity = std::int64_t(config.capacity.partials) * c.group;
@@ -134,6 +136,7 @@ struct Storage {
     c.narrow_tiles = narrow_tiles.data();
     c.worker = worker.data();
     c.merge_count = merge_count.data();
+    c.share_entries = share_entries.data();
     c.merge_begin = merge_begin.data();
     c.merge_entries = merge_entries.data();
     return c;

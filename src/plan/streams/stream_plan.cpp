@@ -28,13 +28,13 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
-/// All that orders a plan, in one team.
-template <class Exec>
-struct CutTreeOnTeam {
+/// Some of what orders a plan, in one team.
+template <class Steps, class Exec>
+struct StepsOnTeam {
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
   Context c;
-  KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c), c); }
+  KOKKOS_FUNCTION void operator()(const Team& team) const { Steps{}(OnTeam<Team>(team, c), c); }
 };
 
 /// What kernels take work by; they leave it at 0 themselves.
@@ -108,7 +108,7 @@ struct StreamPlan<Exec>::Impl {
 
   /// Small trees are planned in the calling thread of a CPU, whose threads take longer to wake, or with the front steps in
   /// one team of a GPU, where launches would cost more than the rest of the device gains.
-  [[nodiscard]] bool is_small() const { return std::int64_t(tree.nodes) + tree.rows <= 6000; }
+  [[nodiscard]] bool is_small() const { return context().is_small(); }
 
   void make(const Exec& exec, const Context& c, StreamRunner runner) const {
     if (runner == StreamRunner::by_size) {
@@ -127,18 +127,22 @@ struct StreamPlan<Exec>::Impl {
       }
     }
     const OnInstance<Exec> device(exec, c);
-    if (runner == StreamRunner::device)
+    if (runner == StreamRunner::device) {
       CutTree{}(device, c);
-    else
-      cut_on_team(exec, c);
+    } else {
+      run_one_team<FindStreams>(exec, "espalier::StreamPlan::find_streams", c);
+      device.template each<CostSplits>();  // so much arithmetic that one multiprocessor takes longer than two launches
+      run_one_team<CutStreams>(exec, "espalier::StreamPlan::cut_streams", c);
+    }
     run_teams(exec, fill);
     if (runner != StreamRunner::device) return run_teams(exec, FillLists{c});
     device.template scan<SumEntries>();
     device.template each<FillEntries>();
   }
 
-  static void cut_on_team(const Exec& exec, const Context& c) {
-    using Kernel = CutTreeOnTeam<Exec>;
+  template <class Steps>
+  static void run_one_team(const Exec& exec, const char* label, const Context& c) {
+    using Kernel = StepsOnTeam<Steps, Exec>;
     using Policy = typename Kernel::Policy;
     const Kernel kernel{c};
     int threads = kFrontThreads;
@@ -146,9 +150,8 @@ struct StreamPlan<Exec>::Impl {
       constexpr int kFew = 4;
       threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
     }
-    const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes);
-    Kokkos::parallel_for("espalier::StreamPlan::cut_tree", light(Policy(exec, 1, threads).set_scratch_size(0, scratch)),
-                         kernel);
+    const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes + kSumBytes);
+    Kokkos::parallel_for(label, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
   }
 
   template <class Kernel>

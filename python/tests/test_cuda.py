@@ -88,7 +88,8 @@ def test_calls_follow_pytorchs_current_stream():
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         assert current_stream(q) == stream.cuda_stream
-        attention(q, k, v)  # the first call on a stream makes an instance for it, and may wait
+        # The first call on a stream makes an instance for it, and the first launch of a kernel loads it: both may wait.
+        attention(q * 2, k, v)
         torch.cuda._sleep(50_000_000)
         q2 = q * 2  # after the sleep
         second, _ = attention(q2, k, v)

@@ -46,7 +46,6 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     const bool feeds = wide_tiles > 0 && feeder.has_work();
     if (feeds) feeder.prepare(wide_list);
     wait_for_predecessor();
-    if (kSuccessorStart == SuccessorStart::at_begin) let_successor_start();
     if (feeds) feeder.run(wide_list, 0, wide_tiles);
     return;
   }
@@ -55,7 +54,6 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   NarrowWorker<T, HeadDim> narrow(arguments, list, memory + narrow_warp * C::kRingBytes, narrow_stages[narrow_warp]);
   if (wide_tiles > 0) {
     wait_for_predecessor();
-    if (kSuccessorStart == SuccessorStart::at_begin) let_successor_start();
     const int consumer = warp / 4 - 1;
     if (consumer == 1) named_arrive<256>(kTurn);
     WideConsumer<T, HeadDim>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
@@ -65,10 +63,10 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   } else {
     narrow.prepare(narrow_warp);
     wait_for_predecessor();
-    if (kSuccessorStart == SuccessorStart::at_begin) let_successor_start();
   }
   narrow.run();
-  if (kSuccessorStart == SuccessorStart::at_end) let_successor_start();
+  // Not earlier: merge blocks start in what room there is, and would crowd on the multiprocessors that end first.
+  let_successor_start();
 }
 
 }  // namespace espalier::gpu::sm90

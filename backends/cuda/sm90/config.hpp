@@ -13,19 +13,6 @@ inline constexpr int kThreads = 384;    ///< three warpgroups: wide tiles are fe
 inline constexpr int kNarrowWarps = 8;  ///< those that compute
 inline constexpr int kChunk = 64;       ///< elements of one 128-byte swizzled row
 
-/// When a block of the main launch lets the merge launch begin, whose blocks then take what room there is. Which is best
-/// where most multiprocessors have wide tiles has not been measured: perf/gpu/experiments.sh compiles all three.
-enum class SuccessorStart : std::uint8_t {
-  at_begin,
-  at_end,   ///< when the first of its warps has no more narrow tiles
-  with_end  ///< not before the block has ended
-};
-#if defined(ESPALIER_SM90_SUCCESSOR_START)
-inline constexpr SuccessorStart kSuccessorStart = SuccessorStart::ESPALIER_SM90_SUCCESSOR_START;
-#else
-inline constexpr SuccessorStart kSuccessorStart = SuccessorStart::at_begin;
-#endif
-
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.
 template <int HeadDim>
 struct Config {

@@ -109,15 +109,20 @@ class NarrowCompute {
       }
     }
     const int row = lane_ % 8 + (lane_ / 8 % 2) * 8, half = lane_ / 16;
-#pragma unroll
-    for (int k = 0; k < kSlices; ++k) {
+    std::uint32_t keys[2][C::kSteps][4];  // of a slice, and of the next one, which is on its way
+    const auto load = [&](int k) {
       const std::uint32_t place = k / 4 * Ring::kChunkBytes + row * 128 + (((k % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
+      for (int s = 0; s < C::kSteps; ++s) load_matrices(keys[k % 2][s], stage + s * Ring::kStepBytes + place);
+    };
+    load(0);
+#pragma unroll
+    for (int k = 0; k < kSlices; ++k) {
+      if (k + 1 < kSlices) load(k + 1);
+#pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
-        std::uint32_t a[4];
-        load_matrices(a, stage + s * Ring::kStepBytes + place);
-        if (Columns & 1) multiply<T>(scores_[s][0], a, q_[0][k][0], q_[0][k][1]);
-        if (Columns & 2) multiply<T>(scores_[s][1], a, q_[1][k][0], q_[1][k][1]);
+        if (Columns & 1) multiply<T>(scores_[s][0], keys[k % 2][s], q_[0][k][0], q_[0][k][1]);
+        if (Columns & 2) multiply<T>(scores_[s][1], keys[k % 2][s], q_[1][k][0], q_[1][k][1]);
       }
     }
     if (arguments_.transform) {
@@ -224,15 +229,20 @@ class NarrowCompute {
   template <int Columns>
   __device__ __forceinline__ void multiply_pv(std::uint32_t stage) {
     const int row = lane_ % 8 + lane_ / 16 * 8, half = lane_ / 8 % 2;
-#pragma unroll
-    for (int j = 0; j < kSlices; ++j) {
+    std::uint32_t values[2][C::kSteps][4];
+    const auto load = [&](int j) {
       const std::uint32_t place = j / 4 * Ring::kChunkBytes + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
+      for (int s = 0; s < C::kSteps; ++s) load_matrices_transposed(values[j % 2][s], stage + s * Ring::kStepBytes + place);
+    };
+    load(0);
+#pragma unroll
+    for (int j = 0; j < kSlices; ++j) {
+      if (j + 1 < kSlices) load(j + 1);
+#pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
-        std::uint32_t a[4];
-        load_matrices_transposed(a, stage + s * Ring::kStepBytes + place);
-        if (Columns & 1) multiply<T>(output_[0][j], a, weights_[s][0][0], weights_[s][0][1]);
-        if (Columns & 2) multiply<T>(output_[1][j], a, weights_[s][1][0], weights_[s][1][1]);
+        if (Columns & 1) multiply<T>(output_[0][j], values[j % 2][s], weights_[s][0][0], weights_[s][0][1]);
+        if (Columns & 2) multiply<T>(output_[1][j], values[j % 2][s], weights_[s][1][0], weights_[s][1][1]);
       }
     }
   }
@@ -247,10 +257,11 @@ class NarrowCompute {
       if (tokens == detail::kNarrowTokens) continue;
       const int words = (detail::kNarrowTokens - tokens) * 8;  // of 16 bytes, in each chunk
 #pragma unroll 1
-      for (int i = lane_; i < words * C::kChunks; i += kWaveLanes) {
-        const int chunk = i / words;
-        clear_shared(stage + s * Ring::kStepBytes + chunk * Ring::kChunkBytes + tokens * 128 +
-                     (i - chunk * words) * 16);
+      for (int i = lane_; i < words; i += kWaveLanes) {
+#pragma unroll
+        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+          clear_shared(stage + s * Ring::kStepBytes + chunk * Ring::kChunkBytes + tokens * 128 + i * 16);
+        }
       }
       cleared = true;
     }

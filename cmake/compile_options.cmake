@@ -1,3 +1,14 @@
+# espalier_precompile_headers(TARGET HEADER... | REUSE_FROM TARGET): the headers are parsed once for all sources of the target.
+function(espalier_precompile_headers target)
+  # ccache needs to be told which precompiled header an object depends on.
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+  if(ARGV1 STREQUAL "REUSE_FROM")
+    target_precompile_headers(${target} ${ARGN})
+  else()
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  endif()
+endfunction()
+
 # espalier_compile_options(TARGET): how every target of this project, but no user of it, is compiled.
 function(espalier_compile_options target)
   target_compile_features(${target} PUBLIC cxx_std_20)

@@ -27,7 +27,7 @@ draw(node 64 star:4096,16,256 --heads 8,2,128 --strategy node)
 draw(node_chunk 64 star:4096,16,256 --heads 8,2,128 --strategy node_chunk)
 draw(flatten 64 tokens:1500,32 --heads 8,2,128 --strategy flatten)
 
-# The tree of concepts.md.
+# The tree of concepts.md, for eight threads.
 foreach(strategy IN ITEMS sequence node flatten automatic)
-  draw(small_${strategy} 8 small_tree.json --heads 8,2,128 --strategy ${strategy})
+  draw(small_${strategy} 128 small_tree.json --heads 8,2,128 --strategy ${strategy})
 endforeach()

@@ -104,7 +104,7 @@ TEST_CASE("f2 arrays are read, computed in f16 and written as f2") {
   const AttendCase files = case_of(tree, heads, "<f2");
   const Outcome outcome = files.run(files.folder().write("tree.json", json_of(tree)), {"--json"});
   REQUIRE(outcome.exit_code == 0);
-  CHECK(nlohmann::json::parse(outcome.out).at("dtype") == "f16");
+  CHECK(parse_json(outcome.out).at("dtype") == "f16");
   expects_truth(files, tree, heads, Scalar::f16);
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("attend reports what it did, in words and in JSON") {
   const Outcome words = files.run("star:8,2,3");
   CHECK(words.exit_code == 0);
   CHECK(words.out.find("2 rows over 14 tokens in 3 nodes") != std::string::npos);
-  const auto report = nlohmann::json::parse(files.run("star:8,2,3", {"--json"}).out);
+  const auto report = parse_json(files.run("star:8,2,3", {"--json"}).out);
   CHECK(report.at("rows") == 2);
   CHECK(report.at("tokens") == 14);
   CHECK(report.at("nodes") == 3);

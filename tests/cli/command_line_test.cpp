@@ -72,7 +72,7 @@ TEST_CASE("info names the version, the backends of Kokkos and the kernels") {
 }
 
 TEST_CASE("info prints JSON") {
-  const auto report = nlohmann::json::parse(run_tool({"info", "--json"}).out);
+  const auto report = parse_json(run_tool({"info", "--json"}).out);
   CHECK(report.at("version").is_string());
   CHECK(report.at("kokkos").at("version").is_string());
   CHECK(!report.at("kokkos").at("backends").empty());

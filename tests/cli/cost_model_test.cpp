@@ -6,7 +6,6 @@
 #include <catch2/catch_approx.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "attend_case.hpp"
@@ -85,11 +84,11 @@ TEST_CASE("plan, attend, demo and replay read --cost-model", "[calibrate]") {
   const std::string model = files.folder().write("model.json", kGood);
   const Outcome plan = run_tool({"plan", "star:512,8,32", "--cost-model", model, "--json", "--workers", "16"});
   REQUIRE(plan.exit_code == 0);
-  const Json json = Json::parse(plan.out);
-  const Json good = Json::parse(kGood);
+  const Json json = parse_json(plan.out);
+  const Json good = parse_json(kGood);
   for (const auto& [name, value] : good.items()) CHECK(json.at("cost_model").at(name) == value);
   const Outcome by_default = run_tool({"plan", "star:512,8,32", "--json", "--workers", "16"});
-  CHECK(json.at("plans")[0].at("predicted_us") != Json::parse(by_default.out).at("plans")[0].at("predicted_us"));
+  CHECK(json.at("plans")[0].at("predicted_us") != parse_json(by_default.out).at("plans")[0].at("predicted_us"));
 
   CHECK(files.run("star:8,2,3", {"--cost-model", model}).exit_code == 0);
   CHECK(run_tool({"demo", "--steps", "2", "--prompt", "20", "--cost-model", model}).exit_code == 0);
@@ -115,7 +114,7 @@ TEST_CASE("wrong files with cost models are refused", "[calibrate]") {
     }
   };
   const auto with = [](const std::string& name, const std::string& value) {
-    Json json = Json::parse(kGood);
+    Json json = parse_json(kGood);
     json.erase(name);
     std::string text = json.dump();
     text.back() = ',';
@@ -158,9 +157,8 @@ TEST_CASE("calibrate writes a file that the other subcommands read", "[calibrate
       run_tool({"calibrate", "--quick", "--heads", "4,2,32", "--dtype", "bf16", "--out", file, "--json"});
   CAPTURE(outcome.err);
   REQUIRE(outcome.exit_code == 0);
-  const Json printed = Json::parse(outcome.out);
-  std::ifstream stream(file);
-  CHECK(Json::parse(stream) == printed);
+  const Json printed = parse_json(outcome.out);
+  CHECK(parse_json(content_of(file)) == printed);
   CHECK(printed.at("read_gbs") > 0);
   CHECK(printed.at("measured").at("heads") == "4,2,32");
   CHECK(printed.at("measured").at("dtype") == "bf16");

@@ -26,7 +26,7 @@ TEST_CASE("the demo's results are good in every type, and its bookkeeping adds u
                                       "--prompt", "50", "--dtype", scalar, "--block-tokens", "7", "--json"});
     CAPTURE(outcome.err);
     REQUIRE(outcome.exit_code == 0);
-    const auto report = nlohmann::json::parse(outcome.out);
+    const auto report = parse_json(outcome.out);
     CHECK(report.at("good") == true);
     CHECK(report.at("blocks_in_use_at_end") == 0);
     CHECK(report.at("dtype") == scalar);
@@ -43,8 +43,7 @@ TEST_CASE("the demo's results are good in every type, and its bookkeeping adds u
 
 TEST_CASE("the demo is the same tree for the same seed") {
   const auto tree = [](const std::string& seed) {
-    auto report =
-        nlohmann::json::parse(run_tool({"demo", "--steps", "20", "--prompt", "40", "--seed", seed, "--json"}).out);
+    auto report = parse_json(run_tool({"demo", "--steps", "20", "--prompt", "40", "--seed", seed, "--json"}).out);
     std::vector<int> stored;
     for (const auto& step : report.at("steps")) stored.push_back(step.at("stored_tokens"));
     return stored;

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "attend_case.hpp"
@@ -19,11 +17,6 @@ namespace {
 using Json = nlohmann::json;
 using Elements = std::vector<XmlElement>;
 
-std::string content_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 /// A plan that was drawn: what --json says of it, and the picture.
 struct Drawn {
   Json json, plan;
@@ -37,7 +30,7 @@ Drawn draw(const Folder& folder, const std::string& tree, const std::vector<std:
   const Outcome outcome = run_tool(words);
   CAPTURE(outcome.err);
   REQUIRE(outcome.exit_code == 0);
-  Drawn drawn{Json::parse(outcome.out), {}, content_of(folder.path("plan.svg")), {}};
+  Drawn drawn{parse_json(outcome.out), {}, content_of(folder.path("plan.svg")), {}};
   drawn.plan = drawn.json.at("plans")[0];
   drawn.elements = parse_xml(drawn.svg);
   return drawn;

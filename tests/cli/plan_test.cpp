@@ -93,7 +93,7 @@ TEST_CASE("plan prints what a plan reports, for every strategy, type and random 
       const Outcome outcome = run_tool(words);
       CAPTURE(outcome.err);
       REQUIRE(outcome.exit_code == 0);
-      return Json::parse(outcome.out);
+      return parse_json(outcome.out);
     };
     Json all = run("all");
     CHECK(all.at("plans").size() == std::size(kPlanStrategies));
@@ -145,7 +145,7 @@ TEST_CASE("plan takes trees of 100,000 nodes, and rows that see nothing") {
   const Outcome large =
       run_tool({"plan", "layers:1,10,100,1000,10000,88889/9,8,7,6,5,4", "--heads", "2,1,16", "--json"});
   REQUIRE(large.exit_code == 0);
-  CHECK(Json::parse(large.out).at("nodes") == 100000);
+  CHECK(parse_json(large.out).at("nodes") == 100000);
   const Folder folder;
   const std::string file = folder.write("tree.json", R"({"nodes": [{"parent": -1, "tokens": 0}]})");
   const Outcome empty = run_tool({"plan", file, "--strategy", "all"});

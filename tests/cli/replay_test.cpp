@@ -29,7 +29,7 @@ TEST_CASE("chat requests share the longest prefix that is alive") {
       run_tool({"replay", file, "--attend-every", "1", "--cache-tokens", "8192", "--dtype", "f32", "--json"});
   CAPTURE(outcome.err);
   REQUIRE(outcome.exit_code == 0);
-  const json report = json::parse(outcome.out);
+  const json report = parse_json(outcome.out);
   CHECK(report.at("good") == true);
   CHECK(report.at("kind") == "chat");
   CHECK(report.at("requests") == 5);
@@ -50,7 +50,7 @@ TEST_CASE("chat requests leave when they are too many or too large") {
   const auto replay = [&](const std::vector<std::string>& options) {
     std::vector<std::string> arguments{"replay", file, "--json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
-    return json::parse(run_tool(arguments).out);
+    return parse_json(run_tool(arguments).out);
   };
   CHECK(replay({"--live", "4"}).at("found_tokens") == 512);
   CHECK(replay({"--live", "2"}).at("found_tokens") == 0);
@@ -71,7 +71,7 @@ TEST_CASE("trees of thoughts grow, fork and are pruned as recorded") {
       run_tool({"replay", file, "--attend-every", "1", "--dtype", "f32", "--block-tokens", "4", "--json"});
   CAPTURE(outcome.err);
   REQUIRE(outcome.exit_code == 0);
-  const json report = json::parse(outcome.out);
+  const json report = parse_json(outcome.out);
   CHECK(report.at("good") == true);
   CHECK(report.at("kind") == "thoughts");
   const json trace = report.at("traces").at(0);
@@ -93,7 +93,7 @@ TEST_CASE("a part of the recorded chat ends with an empty pool") {
       run_tool({"replay", file, "--limit", "300", "--cache-tokens", "1000000", "--attend-every", "150", "--json"});
   CAPTURE(outcome.err);
   REQUIRE(outcome.exit_code == 0);
-  const json report = json::parse(outcome.out);
+  const json report = parse_json(outcome.out);
   CHECK(report.at("requests") == 300);
   CHECK(report.at("found_tokens") > 0);
   CHECK(report.at("blocks_in_use_at_end") == 0);

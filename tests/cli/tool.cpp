@@ -8,15 +8,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 namespace espalier::test {
 namespace {
-
-std::string content_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 /// Between fork and exec: nothing here may allocate.
 [[noreturn]] void become_tool(char* const* arguments, const char* out, const char* err) {
@@ -30,6 +26,13 @@ std::string content_of(const std::string& path) {
 }
 
 }  // namespace
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+nlohmann::json parse_json(const std::string& text) { return nlohmann::json::parse(text); }
 
 Outcome run_tool(const std::vector<std::string>& arguments) {
   const Folder folder;

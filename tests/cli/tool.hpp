@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <initializer_list>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,12 @@ struct Outcome {
 
 /// Runs `espalier` with these arguments.
 [[nodiscard]] Outcome run_tool(const std::vector<std::string>& arguments);
+
+/// What a file holds.
+[[nodiscard]] std::string content_of(const std::string& path);
+
+/// A document that the tool wrote.
+[[nodiscard]] nlohmann::json parse_json(const std::string& text);
 
 /// Checks that the tool ended with 2, nothing on stdout, and one line on stderr that holds all of these words.
 void expects_refusal(const Outcome& outcome, std::initializer_list<std::string> words);

@@ -10,7 +10,7 @@ namespace {
 /// Those of the tool, of which not every build has any.
 std::vector<std::string> emulated_kernels() {
   std::vector<std::string> names;
-  const auto report = nlohmann::json::parse(run_tool({"info", "--json"}).out);
+  const auto report = parse_json(run_tool({"info", "--json"}).out);
   for (const auto& kernel : report.at("kernels")) {
     const auto name = kernel.at("name").get<std::string>();
     CHECK(kernel.at("emulated") == name.ends_with("-emulated"));
@@ -32,7 +32,7 @@ TEST_CASE("validate finds the kernels right, with a table, and no progress where
 }
 
 TEST_CASE("validate leaves emulated kernels out unless they are asked for, and tells machines so") {
-  const auto report = nlohmann::json::parse(run_tool({"validate", "--quick", "--json"}).out);
+  const auto report = parse_json(run_tool({"validate", "--quick", "--json"}).out);
   const std::vector<std::string> emulated = emulated_kernels();
   CHECK(report.at("left_out") == emulated);
   for (const auto& kernel : report.at("kernels"))
@@ -43,7 +43,7 @@ TEST_CASE("validate tells machines about the kernels whose names begin as asked 
   const Outcome outcome = run_tool({"validate", "--quick", "--kernel", "port", "--seed", "3", "--json"});
   CAPTURE(outcome.err);
   REQUIRE(outcome.exit_code == 0);
-  const auto report = nlohmann::json::parse(outcome.out);
+  const auto report = parse_json(outcome.out);
   CHECK(report.at("passed") == true);
   CHECK(report.at("left_out").empty());
   CHECK(report.at("seed") == 3);

@@ -1,7 +1,6 @@
 // Workload names: each is the tree that its description says, shown by equal results for that tree written out as JSON.
 
 #include <catch2/catch_test_macros.hpp>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -64,8 +63,7 @@ void add_token_tree(Tree& tree, int context, const std::vector<std::vector<int>>
 }
 
 TEST_CASE("tokens: is Medusa's published token tree") {
-  std::ifstream file(data_file("medusa_trees.json"));
-  const auto shapes = nlohmann::json::parse(file).at("shapes");
+  const auto shapes = parse_json(content_of(data_file("medusa_trees.json"))).at("shapes");
   for (const auto& [size, paths] : shapes.items()) {
     Tree tree;
     add_token_tree(tree, 21, paths.get<std::vector<std::vector<int>>>());

@@ -89,6 +89,7 @@ TEMPLATE_LIST_TEST_CASE("update, grow and attend start kernels on the given inst
         CHECK(wrong_events_of(exec, [&] { problem.plan().update(exec, problem.tree()); }) == "");
         CHECK(wrong_events_of(exec, [&] { problem.plan().grow(exec, problem.tree()); }) == "");
         CHECK(wrong_events_of(exec, [&] { problem.attend(exec); }) == "");
+        if (problem.plan().kernel().name == "portable") break;  // asking for it by name plans the same
       }
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "support/problem.hpp"
+#include "support/sanitized.hpp"
 #include "support/spaces_and_elements.hpp"
 
 namespace espalier::test {
@@ -45,8 +46,12 @@ TEMPLATE_LIST_TEST_CASE("attend agrees with the oracle on every tree, head shape
                         SpacesAndElements) {
   // The other choices take turns, so that each meets many trees and head shapes.
   std::size_t turn = 0;
+  const std::size_t share = kSanitized ? 3 : 1;
+  std::size_t first = std::size_t(kScalarOf<typename TestType::Element>);
   for (const Tree& tree : named_trees()) {
-    for (const HeadShape& heads : kHeadShapes) {
+    first = (first + 1) % share;
+    for (std::size_t shape = first; shape < kHeadShapes.size(); shape += share) {
+      const HeadShape& heads = kHeadShapes[shape];
       Setup setup;
       setup.options.scale = turn % 3 == 1 ? 0.11f : 0.0f;
       setup.options.soft_cap = turn % 4 == 2 ? 1.5f : 0.0f;

@@ -43,8 +43,8 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
     depends_on("catch2@3.3:3", when="+tests", type="build")
 
     # The device and its architecture are Kokkos' choice; what is asked for here is passed on.
-    depends_on("kokkos+cuda", when="+cuda")
-    depends_on("kokkos+wrapper", when="+cuda %gcc")
+    # Without its wrapper Spack would rather take Clang; the nvcc of CUDA 13.0 does not know C++23 yet.
+    depends_on("kokkos+cuda+wrapper cxxstd=20", when="+cuda")
     depends_on("kokkos@4.7.01:", when="+cuda ^cuda@13:")
     depends_on("cuda@12:13", when="+cuda")
     for arch in CudaPackage.cuda_arch_values:
@@ -59,7 +59,7 @@ class Espalier(CMakePackage, CudaPackage, ROCmPackage):
     conflicts("cuda_arch=none", when="+cuda", msg="name the GPU: cuda_arch=90 for H100 or H200")
     conflicts("amdgpu_target=none", when="+rocm", msg="name it: amdgpu_target=gfx942 for MI300")
     conflicts("^kokkos cxxstd=17", msg="espalier is written in C++20, and so must its Kokkos be")
-    conflicts("^kokkos@4~cuda_lambda", when="+cuda+tools", msg="the tool has device lambdas")
+    conflicts("^kokkos@4~cuda_lambda", when="+cuda", msg="programs for a GPU have device lambdas")
     conflicts("%gcc@:11", msg="espalier is written in C++20: GCC knows enough of it from 12")
     conflicts("%clang@:15", msg="espalier is written in C++20: Clang knows enough of it from 16")
 

@@ -233,7 +233,8 @@ class NarrowCompute {
     const auto load = [&](int j) {
       const std::uint32_t place = j / 4 * Ring::kChunkBytes + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
-      for (int s = 0; s < C::kSteps; ++s) load_matrices_transposed(values[j % 2][s], stage + s * Ring::kStepBytes + place);
+      for (int s = 0; s < C::kSteps; ++s)
+        load_matrices_transposed(values[j % 2][s], stage + s * Ring::kStepBytes + place);
     };
     load(0);
 #pragma unroll

@@ -28,7 +28,8 @@ check() {
   local dtype head_dim
   for dtype in bf16 f16; do
     for head_dim in 64 96 128 192 256; do
-      echo "head_dim $head_dim: $("$folder/attend_driver" --dtype "$dtype" --head-dim "$head_dim" --validate 60)"
+      echo "head_dim $head_dim:"
+      "$folder/attend_driver" --dtype "$dtype" --head-dim "$head_dim" --validate 60
     done
   done
 }

@@ -168,9 +168,8 @@ struct Totals {
 };
 
 inline constexpr std::int64_t kRoom = 8192;
-inline constexpr std::int32_t kMergeParts =
-    4;  ///< of a merge list of a small tree; a larger one keeps all threads busy
-inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows of one that is small at most
+inline constexpr std::int32_t kMergeParts = 4;    ///< of a small tree's merge list; larger trees keep all threads busy
+inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
 inline constexpr std::int32_t kMergeShare = 256;  ///< parts of lists that a team writes
 
 /// What becomes of a node's tokens.
@@ -227,7 +226,7 @@ struct Context {
   detail::FusedTile* wide_tiles;    // [tile_capacity]
   detail::FusedTile* narrow_tiles;  // [tile_capacity]
   detail::FusedWorker* worker;      // [workers]
-  std::int32_t* merge_count;        // [merge lists * merge_parts]
+  std::int32_t* merge_count;        // [merge lists * merge_parts]  a part's entries; after SumEntries, where it begins
   std::int32_t* share_entries;      // [merge_shares]  entries of each kMergeShare parts of lists
   std::int32_t* merge_begin;        // [merge lists + 1]
   detail::MergeEntry* merge_entries;

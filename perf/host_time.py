@@ -62,10 +62,7 @@ def parse():
 
 def calls(problem):
     """(name, plan, call(layer), outputs of the layers) for each way to call."""
-    snapshot = espalier.make_snapshot(
-        problem.parents, problem.tokens, problem.row_nodes, block_tokens=problem.block_tokens,
-        block_table=problem.block_table,
-    )  # fmt: skip
+    snapshot = problem.snapshot()
     arrays = espalier.TreeArrays(snapshot)
 
     def planned(**options):

@@ -46,10 +46,7 @@ def _microseconds(call, device, times=5):
 
 
 def prepare_espalier(problem):
-    snapshot = espalier.make_snapshot(
-        problem.parents, problem.tokens, problem.row_nodes, block_tokens=problem.block_tokens,
-        block_table=problem.block_table,
-    )  # fmt: skip
+    snapshot = problem.snapshot()
     config = espalier.PlanConfig(problem.heads, problem.dtype_name)
     config.capacity = espalier.Plan.required_capacity(snapshot, config)
     plan, arrays = espalier.Plan(config), espalier.TreeArrays(snapshot)

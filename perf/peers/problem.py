@@ -50,6 +50,12 @@ class Problem:
         self.v = torch.stack([random(*shape) for _ in range(layers)])
         self._make_pool(seed)
 
+    def snapshot(self):
+        """The tree for espalier, with its KV in the blocks of k_pool and v_pool."""
+        return espalier.make_snapshot(
+            self.parents, self.tokens, self.row_nodes, block_tokens=self.block_tokens, block_table=self.block_table
+        )
+
     @property
     def unique_kv_bytes(self):
         return 2 * int(self.first[-1]) * self.kv_heads * self.head_dim * self.dtype.itemsize

@@ -286,6 +286,8 @@ Options parse(int count, char** values) {
       o.planner.narrow_fixed_steps = std::stod(next());
     else if (key == "--queue-share")
       o.planner.queue_share = std::stod(next());
+    else if (key == "--queue-cut")
+      o.planner.queue_cut = std::stoi(next());
     else if (key == "--large")
       o.planner.large_bytes = std::stod(next());
     else if (key == "--workers")

@@ -30,7 +30,8 @@ struct PlannerConfig {
   double turn = -1;               ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
   double partial_bytes = 512;     ///< written and read for one partial
   double large_bytes = 120e6;     ///< narrow bytes above which memory is saturated for long
-  double queue_share = 0.4;       ///< of the narrow tiles, where narrow bytes are above large_bytes
+  double queue_share = 0.6;       ///< of the narrow tiles, where narrow bytes are above large_bytes
+  int queue_cut = 16;             ///< steps of a piece in the queue, at most
   int gang = 8;           ///< at most this many row tiles of one node walk its KV together on neighbouring workers
   bool chains = true;     ///< absorb wide nodes into the tiles of their children
   int short_tokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
@@ -523,7 +524,13 @@ class FusedPlanner {
           double move = config_.queue_share * total;
           while (move > 0 && cut.size() > 8) {
             move -= cut.back().end - cut.back().begin;
-            queue.push_back(cut.back());
+            const Piece& p = cut.back();
+            const int length = p.end - p.begin, parts = (length + config_.queue_cut - 1) / config_.queue_cut;
+            for (int i = 0; i < parts; ++i) {
+              const int begin = p.begin + (length * i / parts & ~1);
+              const int end = i + 1 == parts ? p.end : p.begin + (length * (i + 1) / parts & ~1);
+              if (begin < end) queue.push_back({p.stream, begin, end});
+            }
             cut.pop_back();
           }
         }

@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   }
   take_registers<C::kConsumerRegisters>();
   const int narrow_warp = warp - 4;
-  NarrowWorker<T, HeadDim> narrow(arguments, list, memory + narrow_warp * C::kRingBytes, narrow_stages[narrow_warp]);
+  NarrowWorker<T, HeadDim> narrow(arguments, list, memory + narrow_warp * (C::kRingBytes + C::kQueryBytes),
+                                  narrow_stages[narrow_warp]);
   if (wide_tiles > 0) {
     wait_for_predecessor();
     const int consumer = warp / 4 - 1;

@@ -35,20 +35,22 @@ struct Config {
   static constexpr int kWideBytes = kWideQBytes + 2 * kWideStages * kWideStageBytes;
 
   // Narrow tiles: each computing warp has a ring of stages that hold K or V of kSteps steps of 16 tokens, laid out
-  // [chunk][token][64], or Q of 16 pairs.
+  // [chunk][token][64], or Q of 16 pairs on its way to the place behind the ring, where it stays while its tile lasts.
   static constexpr int kSteps = kPadded <= 128 ? 2 : 1;
   static constexpr int kStageTokens = kSteps * detail::kNarrowTokens;
   static constexpr int kStageBytes = kStageTokens * kRowBytes;
-  static constexpr int kNarrowStages = kPadded == 64 ? 6 : 3;
+  static constexpr int kNarrowStages = kPadded == 64 ? 6 : kPadded <= 192 ? 3 : 2;
   static constexpr int kRingBytes = kNarrowStages * kStageBytes;
-  static constexpr int kNarrowBytes = kNarrowWarps * kRingBytes;
+  static constexpr int kQueryBytes = detail::kNarrowPairs * kRowBytes;
+  static constexpr int kNarrowBytes = kNarrowWarps * (kRingBytes + kQueryBytes);
 
   // The two kinds of tiles use the same memory one after the other.
   static constexpr int kDynamicBytes = kWideBytes > kNarrowBytes ? kWideBytes : kNarrowBytes;
 
   static_assert(HeadDim % 8 == 0 && HeadDim <= 256);
   static_assert(kStageBytes % 1024 == 0, "a swizzled stage begins at a multiple of 1024 bytes");
-  static_assert(kDynamicBytes <= 216 * 1024, "a few KB are static");
+  static_assert(kQueryBytes % 1024 == 0 && kQueryBytes <= kStageBytes);
+  static_assert(kDynamicBytes <= 224 * 1024, "3 KB are static");
 };
 
 /// Divides non-negative 31-bit numbers by a fixed number.

@@ -13,6 +13,7 @@ class NarrowCompute {
   using C = Config<HeadDim>;
   using Ring = NarrowRing<HeadDim>;
   static constexpr int kSlices = C::kPadded / 16;  ///< of head_dim, one for each matrix instruction
+  static constexpr int kBatch = 4;                 ///< slices whose fragments are on their way together
 
  public:
   __device__ __forceinline__ NarrowCompute(const Arguments& arguments, const Ring& ring)
@@ -70,24 +71,25 @@ class NarrowCompute {
       action(ColumnsTag<3>{});
   }
 
-  /// Takes Q into registers and empties the softmax.
+  /// Takes Q out of the ring, so that its slot is free, and empties the softmax.
   __device__ __forceinline__ void start(std::uint32_t stage, int slot) {
     pair_begin_of_tile_ = load_shared(ring_.what_of(slot) + 16);
     partial_begin_ = load_shared(ring_.what_of(slot) + 20);
     sizes_ = load_shared(ring_.what_of(slot) + 24);
     direct_ = load_shared(ring_.what_of(slot) + 28) & detail::kTileDirect;
+    constexpr int kWords = Ring::kQueryChunkBytes / 16;  // of a chunk
+#pragma unroll
+    for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+#pragma unroll
+      for (int i = 0; i < kWords; i += kWaveLanes) {
+        const std::uint32_t place = (i + lane_) * 16;
+        store_shared_words(ring_.query() + chunk * Ring::kQueryChunkBytes + place,
+                           load_shared_words(stage + chunk * Ring::kChunkBytes + place));
+      }
+    }
+    synchronise_warp();
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
-      const int row = lane_ % 8 + 8 * b;
-#pragma unroll
-      for (int k = 0; k < kSlices; k += 2) {
-        std::uint32_t m[4];
-        load_matrices(m, stage + k / 4 * Ring::kChunkBytes + row * 128 + (((k % 4 * 2 + lane_ / 8) ^ (row & 7)) << 4));
-        q_[b][k][0] = m[0];
-        q_[b][k][1] = m[1];
-        q_[b][k + 1][0] = m[2];
-        q_[b][k + 1][1] = m[3];
-      }
 #pragma unroll
       for (int j = 0; j < kSlices; ++j) {
 #pragma unroll
@@ -109,20 +111,33 @@ class NarrowCompute {
       }
     }
     const int row = lane_ % 8 + (lane_ / 8 % 2) * 8, half = lane_ / 16;
-    std::uint32_t keys[2][C::kSteps][4];  // of a slice, and of the next one, which is on its way
-    const auto load = [&](int k) {
-      const std::uint32_t place = k / 4 * Ring::kChunkBytes + row * 128 + (((k % 4 * 2 + half) ^ (row & 7)) << 4);
+    const int pair = lane_ % 8, quarter = lane_ / 8;
 #pragma unroll
-      for (int s = 0; s < C::kSteps; ++s) load_matrices(keys[k % 2][s], stage + s * Ring::kStepBytes + place);
-    };
-    load(0);
+    for (int k0 = 0; k0 < kSlices; k0 += kBatch) {
+      std::uint32_t keys[kBatch][C::kSteps][4], queries[kBatch / 2][2][4];
 #pragma unroll
-    for (int k = 0; k < kSlices; ++k) {
-      if (k + 1 < kSlices) load(k + 1);
+      for (int i = 0; i < kBatch; ++i) {
+        const int k = k0 + i;
+        if (k % 2 == 0) {
+          const std::uint32_t place =
+              ring_.query() + k / 4 * Ring::kQueryChunkBytes + pair * 128 + (((k % 4 * 2 + quarter) ^ pair) << 4);
+          if (Columns & 1) load_matrices(queries[i / 2][0], place);
+          if (Columns & 2) load_matrices(queries[i / 2][1], place + 8 * 128);
+        }
+        const std::uint32_t place = k / 4 * Ring::kChunkBytes + row * 128 + (((k % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
-      for (int s = 0; s < C::kSteps; ++s) {
-        if (Columns & 1) multiply<T>(scores_[s][0], keys[k % 2][s], q_[0][k][0], q_[0][k][1]);
-        if (Columns & 2) multiply<T>(scores_[s][1], keys[k % 2][s], q_[1][k][0], q_[1][k][1]);
+        for (int s = 0; s < C::kSteps; ++s) load_matrices(keys[i][s], stage + s * Ring::kStepBytes + place);
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+        for (int s = 0; s < C::kSteps; ++s) {
+#pragma unroll
+          for (int b = 0; b < 2; ++b) {
+            const std::uint32_t(&q)[4] = queries[i / 2][b];
+            if (Columns >> b & 1) multiply<T>(scores_[s][b], keys[i][s], q[i % 2 * 2], q[i % 2 * 2 + 1]);
+          }
+        }
       }
     }
     if (arguments_.transform) {
@@ -229,21 +244,24 @@ class NarrowCompute {
   template <int Columns>
   __device__ __forceinline__ void multiply_pv(std::uint32_t stage) {
     const int row = lane_ % 8 + lane_ / 16 * 8, half = lane_ / 8 % 2;
-    std::uint32_t values[2][C::kSteps][4];
-    const auto load = [&](int j) {
-      const std::uint32_t place = j / 4 * Ring::kChunkBytes + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
 #pragma unroll
-      for (int s = 0; s < C::kSteps; ++s)
-        load_matrices_transposed(values[j % 2][s], stage + s * Ring::kStepBytes + place);
-    };
-    load(0);
+    for (int j0 = 0; j0 < kSlices; j0 += kBatch) {
+      std::uint32_t values[kBatch][C::kSteps][4];
 #pragma unroll
-    for (int j = 0; j < kSlices; ++j) {
-      if (j + 1 < kSlices) load(j + 1);
+      for (int i = 0; i < kBatch; ++i) {
+        const int j = j0 + i;
+        const std::uint32_t place = j / 4 * Ring::kChunkBytes + row * 128 + (((j % 4 * 2 + half) ^ (row & 7)) << 4);
+#pragma unroll
+        for (int s = 0; s < C::kSteps; ++s)
+          load_matrices_transposed(values[i][s], stage + s * Ring::kStepBytes + place);
+      }
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
-        if (Columns & 1) multiply<T>(output_[0][j], values[j % 2][s], weights_[s][0][0], weights_[s][0][1]);
-        if (Columns & 2) multiply<T>(output_[1][j], values[j % 2][s], weights_[s][1][0], weights_[s][1][1]);
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          if (Columns & 1) multiply<T>(output_[0][j0 + i], values[i][s], weights_[s][0][0], weights_[s][0][1]);
+          if (Columns & 2) multiply<T>(output_[1][j0 + i], values[i][s], weights_[s][1][0], weights_[s][1][1]);
+        }
       }
     }
   }
@@ -348,7 +366,6 @@ class NarrowCompute {
   int pair_begin_of_tile_, partial_begin_, sizes_;  ///< of the tile that is computed
   bool direct_;
   int info_[C::kSteps];
-  std::uint32_t q_[2][kSlices][2];
   float scores_[C::kSteps][2][4];
   std::uint32_t weights_[C::kSteps][2][2];
   float output_[2][kSlices][4];

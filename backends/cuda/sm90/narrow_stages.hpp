@@ -57,6 +57,7 @@ struct NarrowRing {
   using S = NarrowStages<HeadDim>;
   static constexpr int kChunkBytes = C::kStageTokens * 128;
   static constexpr int kStepBytes = detail::kNarrowTokens * 128;  ///< of one chunk
+  static constexpr int kQueryChunkBytes = detail::kNarrowPairs * 128;
 
   std::uint32_t ring;
   std::uint32_t stages;  ///< NarrowStages
@@ -64,6 +65,7 @@ struct NarrowRing {
   [[nodiscard]] __device__ __forceinline__ std::uint32_t slot_of(int slot) const {
     return ring + slot * C::kStageBytes;
   }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t query() const { return ring + C::kRingBytes; }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t full_of(int slot) const { return stages + slot * 8; }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t what_of(int slot) const {
     return stages + S::kWhat + slot * 32;

@@ -141,6 +141,7 @@ inline void store_shared_half(std::uint32_t address, std::uint16_t value) {
 }
 
 inline uint4 load_shared_words(std::uint32_t address) { return emulator::load_shared_value<uint4>(address); }
+inline void store_shared_words(std::uint32_t address, uint4 words) { emulator::store_shared_value(address, words); }
 inline void clear_shared(std::uint32_t address) { emulator::store_shared_value(address, uint4{}); }
 inline void store_words(void* target, uint4 words) {
   if (reinterpret_cast<std::uintptr_t>(target) % sizeof words != 0) emulator::stop("an unaligned store");

@@ -341,19 +341,20 @@ struct CutNarrow {
     const NarrowLine::Place begin = place(c, span);
     c.narrow_cut[span] = begin.cut;
     c.narrow_steps[span] = begin.steps_before;
-    if (span > c.workers) c.totals->queue_most = most_of(c.totals->packs.steps * c.kv_heads / c.workers);
+    if (span > c.workers) c.totals->queue_most = most_of(c.totals->packs.steps * c.kv_heads / c.workers, kMostQueued);
   }
 
   /// How long the tiles of a span are at most.
   KOKKOS_FUNCTION static std::int32_t most(const Context& c, std::int32_t span) {
-    return span < c.workers ? most_of(c.narrow_steps[span + 1] - c.narrow_steps[span]) : c.totals->queue_most;
+    return span < c.workers ? most_of(c.narrow_steps[span + 1] - c.narrow_steps[span], kMostCut) : c.totals->queue_most;
   }
 
  private:
   /// @param steps  of a worker
-  KOKKOS_FUNCTION static std::int32_t most_of(std::int64_t steps) {
+  /// @param most   where that does not make too many pieces
+  KOKKOS_FUNCTION static std::int32_t most_of(std::int64_t steps, std::int32_t most) {
     const std::int64_t share = div_up(steps, std::int64_t(kPiecesPerWorker));
-    const std::int64_t longest = Kokkos::max(div_up(steps, std::int64_t(kMostPieces)), std::int64_t(kMostCut));
+    const std::int64_t longest = Kokkos::max(div_up(steps, std::int64_t(kMostPieces)), std::int64_t(most));
     return std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastCut, longest));
   }
 

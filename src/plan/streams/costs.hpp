@@ -22,6 +22,7 @@ inline constexpr std::int32_t kGang = 8;  ///< row tiles of a node that walk its
 inline constexpr std::int32_t kPiecesPerWorker = 16;  ///< two for each of a block's eight narrow warps
 inline constexpr std::int32_t kLeastCut = 8;      ///< steps of a narrow tile: shorter ones cost more than they balance
 inline constexpr std::int32_t kMostCut = 48;      ///< longer ones would let the other warps wait
+inline constexpr std::int32_t kMostQueued = 16;   ///< the same in the queue, whose tiles are the last to end
 inline constexpr std::int32_t kMostPieces = 64;   ///< of a worker's share; beyond, tiles become longer instead
 inline constexpr std::int32_t kWindowPacks = 16;  ///< full packs between places where packing begins afresh
 inline constexpr std::int32_t kFewestWide = 8;    ///< workers that take wide tiles, if any do
@@ -37,7 +38,7 @@ struct StreamCosts {
   double memory_gbs = 4000;                ///< of all multiprocessors
   double partial_bytes = 512;              ///< written and read again for one partial
   double large_bytes = 120e6;              ///< narrow bytes above which memory is saturated for long: index 1 above
-  double queue_share = 0.4;                ///< of the narrow work, for whichever worker is free; where large
+  double queue_share = 0.6;                ///< of the narrow work, for whichever worker is free; where large
 };
 
 /// The same for one head shape, in whole units of 1/32 ns: sums of integers do not depend on their order. The unit is

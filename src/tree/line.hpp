@@ -124,12 +124,16 @@ struct Jump {
     const std::int32_t node = event < c.max_nodes ? event : event - c.max_nodes;
     if (node >= c.status->nodes) return;
     const Hop* in = buffer(c, pass);
-    Hop hop = in[event];
+    buffer(c, pass + 1)[event] = further(in, in[event]);
+  }
+
+  /// kReach hops at once.
+  KOKKOS_FUNCTION static Hop further(const Hop* hops, Hop hop) {
     for (std::int32_t i = 1; i < kReach && hop.next != kNone; ++i) {
-      const Hop further = in[hop.next];
-      hop = {further.next, hop.nodes + further.nodes};
+      const Hop next = hops[hop.next];
+      hop = {next.next, hop.nodes + next.nodes};
     }
-    buffer(c, pass + 1)[event] = hop;
+    return hop;
   }
 
   /// Nodes that the tour enters before the event.
@@ -141,9 +145,15 @@ struct Jump {
 
 /// The ranks of all events. One thread walks the tour, which takes fewer steps; many threads jump.
 struct RankEvents {
+  static constexpr int kMostEvents = 4;  ///< of a thread that keeps its hops in registers
+
   template <class Team>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Line& c) {
-    if (team.team_size() > 1) return Passes<Jump>::on_team(team, c);
+    if (team.team_size() > 1) {
+      const bool fits = Jump::items(c) <= kMostEvents * team.team_size() &&
+                        std::size_t(Jump::items(c)) * sizeof(Hop) <= kStepScratchBytes;
+      return fits ? jump_in_scratch(team, c) : Passes<Jump>::on_team(team, c);
+    }
     if (c.failed() || c.status->nodes == 0) return;
     Hop* out = Jump::buffer(c, Jump::passes(c));
     std::int32_t left = c.status->nodes;
@@ -162,6 +172,33 @@ struct RankEvents {
     } else {
       Passes<Jump>::on_grid(exec, c);
     }
+  }
+
+ private:
+  /// The passes of Jump, in the team's scratch memory.
+  template <class Team>
+  KOKKOS_FUNCTION static void jump_in_scratch(const Team& team, const Line& c) {
+    if (c.failed()) return;
+    const std::int32_t events = Jump::items(c), passes = Jump::passes(c);
+    auto* hops = static_cast<Hop*>(
+        team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(std::size_t(events) * sizeof(Hop)), alignof(Hop)));
+    Hop own[kMostEvents] = {};
+    const auto for_each_own = [&](const auto& visit) {
+      for (int i = 0; i < kMostEvents; ++i) {
+        const std::int32_t event = team.team_rank() + i * team.team_size();
+        if (event < events && event % c.max_nodes < c.status->nodes) visit(event, own[i]);
+      }
+    };
+    for_each_own([&](std::int32_t event, Hop& hop) { hop = c.hops_a[event]; });
+    for (std::int32_t pass = 0; pass < passes; ++pass) {
+      for_each_own([&](std::int32_t event, Hop& hop) { hops[event] = hop; });
+      team.team_barrier();
+      for_each_own([&](std::int32_t, Hop& hop) { hop = Jump::further(hops, hop); });
+      team.team_barrier();
+    }
+    Hop* out = Jump::buffer(c, passes);
+    for_each_own([&](std::int32_t event, Hop& hop) { out[event] = hop; });
+    team.team_barrier();
   }
 };
 

@@ -7,7 +7,10 @@
 // those that name a type Always.
 
 #include <Kokkos_Core.hpp>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace espalier::derive {
 
@@ -67,7 +70,8 @@ struct Each {
   }
 };
 
-/// The same loop passes(context) times: run(context, pass, i).
+/// The same loop passes(context) times: run(context, pass, i). Where a step has idle(context), which must not change
+/// meanwhile, a team leaves passes out that would do nothing.
 template <class Step>
 struct Passes {
   template <class Context>
@@ -82,7 +86,9 @@ struct Passes {
   template <class Team, class Context>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
     const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
-    const std::int32_t passes = items > 0 ? Step::passes(context) : 0;
+    std::int32_t passes = items > 0 ? Step::passes(context) : 0;
+    if constexpr (requires { Step::idle(context); })
+      if (Step::idle(context)) passes = 0;
     for (std::int32_t pass = 0; pass < passes; ++pass) {
       for (std::int32_t i = team.team_rank(); i < items; i += team.team_size()) Step::run(context, pass, i);
       team.team_barrier();
@@ -167,19 +173,36 @@ struct Program {
   }
 };
 
-/// A program in one kernel.
+/// Scratch memory of a program in one kernel that is left for its steps.
+inline constexpr std::size_t kStepScratchBytes = 28 * 1024;
+
+/// A program in one kernel. What all steps ask the state for, first of all whether they are to run, is in the team's scratch
+/// memory meanwhile: each time they would wait for the device's memory.
 template <class Steps, class Context>
 struct TeamKernel {
+  using Status = std::remove_reference_t<decltype(*std::declval<Context>().status)>;
+  static constexpr std::size_t kScratchBytes = sizeof(Status) + kStepScratchBytes + 2 * alignof(Status);
+
   Context context;
+
   template <class Team>
   KOKKOS_FUNCTION void operator()(const Team& team) const {
-    Steps::on_team(team, context);
+    Context staged = context;
+    staged.status =
+        static_cast<Status*>(team.team_scratch(0).get_shmem_aligned(sizeof(Status), std::ptrdiff_t(alignof(Status))));
+    if (team.team_rank() == 0) *staged.status = *context.status;
+    team.team_barrier();
+    Steps::on_team(team, staged);
+    team.team_barrier();
+    if (team.team_rank() == 0) *context.status = *staged.status;
   }
 };
 
 template <class Steps, class Exec, class Context>
 void run_on_one_team(const Exec& exec, const char* label, const Context& context) {
-  Kokkos::parallel_for(label, teams<1024>(exec, 1), TeamKernel<Steps, Context>{context});
+  using Kernel = TeamKernel<Steps, Context>;
+  Kokkos::parallel_for(label, teams<1024>(exec, 1).set_scratch_size(0, Kokkos::PerTeam(int(Kernel::kScratchBytes))),
+                       Kernel{context});
 }
 
 /// @param items  of the largest step

@@ -111,8 +111,13 @@ struct Sorting {
     }
 
     template <class Context>
+    KOKKOS_FUNCTION static bool idle(const Context& c) {
+      return c.status->unsorted[Order::kWhich] == 0;
+    }
+
+    template <class Context>
     KOKKOS_FUNCTION static void run(const Context& c, std::int32_t pass, std::int32_t share) {
-      if (c.status->unsorted[Order::kWhich] == 0) return;
+      if (idle(c)) return;
       const std::int32_t left = Sorting::passes(c) - pass;
       const SortBuffer in = buffer(c, left);
       const SortBuffer out = buffer(c, left - 1);

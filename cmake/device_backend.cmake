@@ -27,8 +27,8 @@ message(STATUS "espalier: device backend: ${espalier_device}")
 get_target_property(kokkos_type Kokkos::kokkoscore TYPE)
 if(BUILD_SHARED_LIBS AND kokkos_type STREQUAL "STATIC_LIBRARY" AND NOT espalier_device STREQUAL "none")
   message(
-    WARNING
-      "espalier: a shared library with the static Kokkos in ${Kokkos_DIR}: a program that links both may have Kokkos twice, "
-      "each with a state of its own; build Kokkos with -DBUILD_SHARED_LIBS=ON"
+    FATAL_ERROR
+      "espalier: a shared library with the static Kokkos in ${Kokkos_DIR}: a program that links both has Kokkos twice, "
+      "each with a state of its own; build Kokkos with -DBUILD_SHARED_LIBS=ON, or espalier without it"
   )
 endif()

@@ -12,6 +12,7 @@
 #include "support/instances.hpp"
 #include "support/plan_arrays.hpp"
 #include "support/problem.hpp"
+#include "support/sanitized.hpp"
 #include "support/spaces_and_elements.hpp"
 #include "support/trees.hpp"
 
@@ -90,7 +91,7 @@ TEMPLATE_LIST_TEST_CASE("every strategy cuts every named tree so that each row r
 TEMPLATE_LIST_TEST_CASE(
     "every strategy cuts thousands of random forests so that each row reads each token it sees once", "[plan]",
     ExecutionSpaces) {
-  for (std::uint32_t seed = 0; seed < 3000; ++seed)
+  for (std::uint32_t seed = 0; seed < random_cases(3000); ++seed)
     for (const PlanStrategy strategy : kPlanStrategies) {
       INFO(name_of(strategy) << ", forest and cutting of seed " << seed);
       check_plan<TestType>(random_forest(seed), random_cutting(seed), strategy);
@@ -108,7 +109,7 @@ TEMPLATE_LIST_TEST_CASE("one plan follows forests of any shape within its capaci
     config.capacity = {64, 64, 4000, 8000, 20000};
     Plan<TestType> plan(exec, config);
     TreeArrays<TestType> arrays(exec, TreeCapacity{64, 64, 4000});
-    for (std::uint32_t seed = 0; seed < 200; ++seed) {
+    for (std::uint32_t seed = 0; seed < random_cases(200); ++seed) {
       INFO(name_of(strategy) << ", forest of seed " << seed);
       const TreeSnapshot snapshot = snapshot_of(random_forest(seed), 16);
       arrays.upload(exec, snapshot);
@@ -159,7 +160,7 @@ Tree large_forest(std::uint32_t seed) {
 
 TEMPLATE_LIST_TEST_CASE("large forests are cut by many threads as by one, so that each row reads each token once",
                         "[plan]", ExecutionSpaces) {
-  for (std::uint32_t seed = 0; seed < 11; ++seed) {
+  for (std::uint32_t seed = 0; seed < 11; seed += kSanitized ? 5 : 1) {  // deep ones, wide ones, between
     const Tree tree = large_forest(seed);
     const TreeSnapshot snapshot = snapshot_of(tree, 16);
     Cutting cutting = random_cutting(seed);

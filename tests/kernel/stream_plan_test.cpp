@@ -13,6 +13,7 @@
 #include "support/execution_spaces.hpp"
 #include "support/fused_plan.hpp"
 #include "support/instances.hpp"
+#include "support/sanitized.hpp"
 #include "support/trees.hpp"
 
 namespace espalier::test {
@@ -100,7 +101,7 @@ TEMPLATE_LIST_TEST_CASE("streams of every named tree let each pair read each tok
 
 TEMPLATE_LIST_TEST_CASE("streams of hundreds of random forests let each pair read each token it sees once", "[streams]",
                         ExecutionSpaces) {
-  for (std::uint32_t seed = 0; seed < 300; ++seed) {
+  for (std::uint32_t seed = 0; seed < random_cases(300); ++seed) {
     INFO("forest and setting of seed " << seed);
     check_forest<TestType>(seed % 3 == 0 ? random_forest(seed) : random_streams(seed), random_setting(seed));
   }
@@ -108,7 +109,7 @@ TEMPLATE_LIST_TEST_CASE("streams of hundreds of random forests let each pair rea
 
 TEMPLATE_LIST_TEST_CASE("streams of thousands of small random forests let each pair read each token it sees once",
                         "[streams]", ExecutionSpaces) {
-  for (std::uint32_t seed = 1000; seed < 4000; ++seed) {
+  for (std::uint32_t seed = 1000; seed < 1000 + random_cases(3000); ++seed) {
     INFO("forest and setting of seed " << seed);
     Setting setting = random_setting(seed);
     HeadShape& heads = setting.config.heads;
@@ -169,7 +170,7 @@ TEMPLATE_LIST_TEST_CASE("every runner of streams writes the same plan, with any 
 
 TEMPLATE_LIST_TEST_CASE("a grown plan of streams covers the tree as it is then", "[streams]", ExecutionSpaces) {
   const TestType exec;
-  for (std::uint32_t seed = 0; seed < 120; ++seed) {
+  for (std::uint32_t seed = 0; seed < random_cases(120); ++seed) {
     INFO("forest and setting of seed " << seed);
     const Setting setting = random_setting(seed);
     std::vector<Tree> steps{seed % 3 == 0 ? random_forest(seed) : random_streams(seed)};

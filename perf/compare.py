@@ -64,6 +64,7 @@ def parse():
         "--only", type=lambda names: names.split(","), help="names of libraries, separated by commas, or their beginnings"
     )
     parser.add_argument("--layers", type=int, default=4, help="layers that take turns (4)")
+    parser.add_argument("--block-tokens", type=int, default=16, help="tokens of a block of espalier's cache (16)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of measuring, for each library and problem (0.3)")
     parser.add_argument("--csv", metavar="FILE", help="writes the figures")
     parser.add_argument("--plot", metavar="FILE", help="draws them (.svg, .png, .pdf); needs matplotlib")
@@ -81,7 +82,7 @@ def compare(name, options):
     """A row for each library; prints a line as it goes on, since some take long."""
     began = time.perf_counter()
     try:
-        problem = Problem(name, options.device, options.layers)
+        problem = Problem(name, options.device, options.layers, options.block_tokens)
     except ValueError as error:
         sys.exit(f"compare.py: {error}")
     expected = {layer: problem.expected(layer) for layer in sorted({0, problem.layers - 1})}

@@ -22,16 +22,16 @@ struct PlannerConfig {
   int workers = 132;
   int query_heads = 32, kv_heads = 8, head_dim = 128;
   // Costs in microseconds, measured on the H200.
-  double wide_block = 1.72;         ///< 128 pairs x 128 tokens on one multiprocessor
-  double wide_fixed_blocks = 1.25;  ///< a wide tile's fixed cost in blocks
-  double narrow_rate = 50;          ///< GB/s that one multiprocessor streams
-  double narrow_fixed_steps = 5;    ///< a narrow piece's fixed cost in steps
-  double memory_rate = 4000;        ///< GB/s of all of them
-  double turn = -1;                 ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
-  double partial_bytes = 512;       ///< written and read for one partial
-  double large_bytes = 120e6;       ///< narrow bytes above which memory is saturated for long
-  double queue_share = 0.6;         ///< of the narrow tiles, where narrow bytes are above large_bytes
-  int queue_cut = 16;               ///< steps of a piece in the queue, at most
+  double wide_block = 1.72;       ///< 128 pairs x 128 tokens on one multiprocessor
+  double wide_fixed_blocks = -1;  ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
+  double narrow_rate = 50;        ///< GB/s that one multiprocessor streams
+  double narrow_fixed_steps = 5;  ///< a narrow piece's fixed cost in steps
+  double memory_rate = 4000;      ///< GB/s of all of them
+  double turn = -1;               ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
+  double partial_bytes = 512;     ///< written and read for one partial
+  double large_bytes = 120e6;     ///< narrow bytes above which memory is saturated for long
+  double queue_share = 0.6;       ///< of the narrow tiles, where narrow bytes are above large_bytes
+  int queue_cut = 16;             ///< steps of a piece in the queue, at most
   int gang = 8;           ///< at most this many row tiles of one node walk its KV together on neighbouring workers
   bool chains = true;     ///< absorb wide nodes into the tiles of their children
   int short_tokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
@@ -319,6 +319,7 @@ class FusedPlanner {
     for (const NarrowStream& s : narrow_) bytes += (s.step_end - s.step_begin) * step_bytes();
     narrow_bytes_ = bytes;
     const bool large = bytes > config_.large_bytes;
+    if (config_.wide_fixed_blocks < 0) config_.wide_fixed_blocks = large ? 1 : 0.5;
     if (config_.turn < 0) config_.turn = large ? 10 : 6;
     if (!large) config_.queue_share = 0;
   }

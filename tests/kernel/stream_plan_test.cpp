@@ -247,7 +247,7 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams with a node of more tokens than a seg
 TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within 5 % of evenly", "[streams]",
                         ExecutionSpaces) {
   const TestType exec;
-  constexpr double kEnoughUs = 45;  // beside less, one block of a wide tile more or less shows
+  constexpr double kEnoughUs = 40;  // pieces are long beside less
   int plans = 0;
   for (const auto& [above, leaf] : {std::pair{4096, 416}, {2048, 64}, {20000, 16}, {300, 700}})
     for (const std::int32_t leaves : {64, 256, 1000}) {

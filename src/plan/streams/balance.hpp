@@ -19,7 +19,7 @@ struct WideLine {
         nodes(context.totals->nodes.wide),
         gang_bits(context.gang_bits()),
         block(context.costs.wide_block),
-        fixed(context.costs.wide_fixed) {}
+        fixed(context.costs.wide_fixed[context.large()]) {}
 
   KOKKOS_FUNCTION std::int64_t cost_before(std::int32_t number) const {
     const WideNode& node = c.wide[number];

@@ -30,15 +30,15 @@ inline constexpr std::int32_t kSortedPieces = 2048;  ///< of one worker: with mo
 
 /// Costs in microseconds on an H200, measured with the kernels.
 struct StreamCosts {
-  double wide_block = 1.72;         ///< 128 pairs x 128 tokens at head_dim 128 on one multiprocessor
-  double wide_fixed_blocks = 1.25;  ///< a wide tile's fixed cost: Q and the drain
-  double narrow_gbs[2] = {50, 50};  ///< that one multiprocessor streams
-  double narrow_fixed_steps = 5;    ///< a narrow piece's fixed cost
-  double turn[2] = {6, 10};         ///< a worker's turn from wide to narrow
-  double memory_gbs = 4000;         ///< of all multiprocessors
-  double partial_bytes = 512;       ///< written and read again for one partial
-  double large_bytes = 120e6;       ///< narrow bytes above which memory is saturated for long: index 1 above
-  double queue_share = 0.6;         ///< of the narrow work, for whichever worker is free; where large
+  double wide_block = 1.72;                ///< 128 pairs x 128 tokens at head_dim 128 on one multiprocessor
+  double wide_fixed_blocks[2] = {0.5, 1};  ///< a wide tile's fixed cost: Q and the drain
+  double narrow_gbs[2] = {50, 50};         ///< that one multiprocessor streams
+  double narrow_fixed_steps = 5;           ///< a narrow piece's fixed cost
+  double turn[2] = {6, 10};                ///< a worker's turn from wide to narrow
+  double memory_gbs = 4000;                ///< of all multiprocessors
+  double partial_bytes = 512;              ///< written and read again for one partial
+  double large_bytes = 120e6;              ///< narrow bytes above which memory is saturated for long: index 1 above
+  double queue_share = 0.6;                ///< of the narrow work, for whichever worker is free; where large
 };
 
 /// The same for one head shape, in whole units of 1/32 ns: sums of integers do not depend on their order. The unit is
@@ -47,7 +47,7 @@ inline constexpr double kCostsPerMicrosecond = 32000;
 
 struct Costs {
   std::int64_t wide_block;
-  std::int64_t wide_fixed;
+  std::int64_t wide_fixed[2];
   std::int64_t step[2];
   std::int64_t step_fixed[2];
   std::int64_t turn[2];
@@ -65,9 +65,9 @@ inline Costs costs_of(const StreamCosts& us, const HeadShape& heads) {
   const double step_bytes = 2.0 * 2 * kStepTokens * heads.head_dim;  // K and V of 16-bit elements
   Costs costs{};
   costs.wide_block = whole(block);
-  costs.wide_fixed = whole(us.wide_fixed_blocks * block);
   for (int large = 0; large < 2; ++large) {
     const double step = step_bytes / us.narrow_gbs[large] * 1e-3;
+    costs.wide_fixed[large] = whole(us.wide_fixed_blocks[large] * block);
     costs.step[large] = whole(step);
     costs.step_fixed[large] = whole(us.narrow_fixed_steps * step);
     costs.turn[large] = whole(us.turn[large]);

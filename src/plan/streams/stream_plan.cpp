@@ -291,7 +291,8 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
   for (const detail::FusedWorker& w : worker) {
     double wide = 0, narrow = 0;
     for (std::int32_t t = w.wide_begin; t < w.wide_end; ++t)
-      wide += double(div_up(wide_tiles[std::size_t(t)].tokens, kBlockTokens) * c.costs.wide_block + c.costs.wide_fixed);
+      wide += double(div_up(wide_tiles[std::size_t(t)].tokens, kBlockTokens) * c.costs.wide_block +
+                     c.costs.wide_fixed[large]);
     for (std::int32_t t = w.narrow_begin; t < w.narrow_end; ++t) narrow += cost_of(narrow_tiles[std::size_t(t)]);
     const double time = wide + narrow + (wide > 0 && narrow > 0 ? double(c.costs.turn[large]) : 0.0);
     longest = std::max(longest, time);

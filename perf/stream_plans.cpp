@@ -145,6 +145,8 @@ TreeSnapshot snapshot_of(const Workload& w, int block_tokens) {
   return make_snapshot(nodes, rows, block_tokens);
 }
 
+constexpr plan::StreamOptions kOptions{.chains = true};  // as behind attend
+
 PlanConfig config_of(const TreeSnapshot& snapshot, int query_heads, int kv_heads) {
   PlanConfig config;
   config.heads = {query_heads, kv_heads, 128};
@@ -160,7 +162,7 @@ void compare(const Problem& problem) {
   const TreeSnapshot snapshot = snapshot_of(workload, 32);
   const Exec exec;
   const PlanConfig config = config_of(snapshot, problem.query_heads, problem.kv_heads);
-  plan::StreamPlan<Exec> plan(exec, config);
+  plan::StreamPlan<Exec> plan(exec, config, kOptions);
   const TreeArrays<Exec> arrays(exec, snapshot);
   plan.update(exec, arrays.view());
   const Prediction device = predict(fused_plan_arrays(exec, plan.view(), config.heads));
@@ -201,14 +203,14 @@ void time_plans(const std::string& name) {
   const TreeSnapshot snapshot = snapshot_of(make_workload(name), 32);
   PlanConfig config = config_of(snapshot, 32, 8);
   const Host host;
-  config.capacity = plan::StreamPlan<Host>::required_capacity(snapshot, config, host);
-  plan::StreamPlan<Host> expected(host, config);
+  config.capacity = plan::StreamPlan<Host>::required_capacity(snapshot, config, host, kOptions);
+  plan::StreamPlan<Host> expected(host, config, kOptions);
   const TreeArrays<Host> host_tree(host, snapshot);
   expected.update(host, host_tree.view());
   const FusedPlanArrays wanted = fused_plan_arrays(host, expected.view(), config.heads);
 
   const Exec exec = test::capturing_instance<Exec>();
-  plan::StreamPlan<Exec> plan(exec, config);
+  plan::StreamPlan<Exec> plan(exec, config, kOptions);
   const TreeArrays<Exec> tree(exec, snapshot);
   std::printf("%-60s %6d / %6d:", name.c_str(), snapshot.nodes(), snapshot.rows());
   for (const auto& [runner, label] :

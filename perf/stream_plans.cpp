@@ -79,7 +79,7 @@ Prediction predict(const FusedPlanArrays& plan) {
   for (const auto& tile : plan.narrow_tiles) all_steps += steps(tile);
   const double step_bytes = 16.0 * c.head_dim * 4;
   const bool large = all_steps * step_bytes > c.large_bytes;
-  const double fixed_blocks = large ? 1 : 0.5, rate = large ? 70 : 60, turn = large ? 10 : 6;
+  const double fixed_blocks = large ? 1 : 0.5, rate = c.narrow_rate, turn = large ? 10 : 6;
   const double step_us = step_bytes / (rate * 1e3);
   Prediction p;
   p.wide = plan.wide_tiles.size();

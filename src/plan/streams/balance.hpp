@@ -85,14 +85,22 @@ struct WideLine {
   }
 };
 
-/// The line of wide streams, cut into equal spans for a number of gangs.
+/// The line of wide streams, cut into equal spans for a number of gangs: of whole streams, where one node has them all and no
+/// gang has more to do so than where streams are cut, since a piece costs a fixed time of its own and a partial.
 struct WideSpans {
   const WideLine& line;
   std::int64_t share;
   std::int32_t rest, gangs;
 
   KOKKOS_FUNCTION WideSpans(const WideLine& wide, std::int32_t count)
-      : line(wide), share(wide.cost() / count), rest(std::int32_t(wide.cost() - share * count)), gangs(count) {}
+      : line(wide), share(wide.cost() / count), rest(std::int32_t(wide.cost() - share * count)), gangs(count) {
+    if (wide.nodes != 1) return;
+    const std::int32_t streams = wide.stream_before(1);
+    const std::int64_t whole = wide.cost() / streams * div_up(streams, count);
+    if (whole > share + wide.fixed + wide.block) return;
+    share = whole;
+    rest = 0;
+  }
 
   /// Where a gang begins.
   /// @param from  a wide node that begins at or before that

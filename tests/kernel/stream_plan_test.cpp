@@ -271,6 +271,25 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within
   CHECK(plans >= 8);
 }
 
+TEMPLATE_LIST_TEST_CASE("wide streams of one node are not cut where cutting gains nothing", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  std::vector<NodeSpec> nodes{{-1, 2048}};
+  for (std::int32_t i = 0; i < 1024; ++i) nodes.push_back({0, 32});
+  const TreeSnapshot snapshot = make_snapshot(nodes, {}, 32);
+  PlanConfig config;
+  config.heads = {32, 8, 128};
+  config.scalar = Scalar::bf16;
+  config.workers = 132;
+  config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+  StreamPlan<TestType> plan(exec, config);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  plan.update(exec, arrays.view());
+  const FusedPlanArrays tiles = fused_plan_arrays(exec, plan.view(), config.heads);
+  CHECK(tiles.wide_tiles.size() == 1024 * 4 / detail::kWidePairs * 8);  // rows * group / pairs of a tile * KV heads
+  for (const detail::FusedTile& tile : tiles.wide_tiles) CHECK(tile.tokens == 2048);
+}
+
 TEMPLATE_LIST_TEST_CASE("a plan of streams checks what it is given", "[streams]", ExecutionSpaces) {
   const TestType exec;
   const auto make = [&](const PlanConfig& config) { StreamPlan<TestType>(exec, config); };

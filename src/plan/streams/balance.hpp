@@ -85,8 +85,9 @@ struct WideLine {
   }
 };
 
-/// The line of wide streams, cut into equal spans for a number of gangs: of whole streams, where one node has them all and no
-/// gang has more to do so than where streams are cut, since a piece costs a fixed time of its own and a partial.
+/// The line of wide streams, cut into equal spans for a number of gangs: of whole streams, where one node has them all and
+/// the busiest gang gets at most a block and a piece's fixed cost more than its share, which cutting may cost it as well.
+/// Pieces cost partials, too.
 struct WideSpans {
   const WideLine& line;
   std::int64_t share;

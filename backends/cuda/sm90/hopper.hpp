@@ -177,13 +177,13 @@ __device__ __forceinline__ uint4 load_shared_words(std::uint32_t address) {
   return value;
 }
 
-/// 16 bytes.
 __device__ __forceinline__ void store_shared_words(std::uint32_t address, uint4 words) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(words.x), "r"(words.y), "r"(words.z),
                "r"(words.w)
                : "memory");
 }
 
+/// 16 bytes.
 __device__ __forceinline__ void clear_shared(std::uint32_t address) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
 }

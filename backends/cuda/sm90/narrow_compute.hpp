@@ -14,6 +14,7 @@ class NarrowCompute {
   using Ring = NarrowRing<HeadDim>;
   static constexpr int kSlices = C::kPadded / 16;  ///< of head_dim, one for each matrix instruction
   static constexpr int kBatch = 4;                 ///< slices whose fragments are on their way together
+  static_assert(kSlices % kBatch == 0);
 
  public:
   __device__ __forceinline__ NarrowCompute(const Arguments& arguments, const Ring& ring)

@@ -225,12 +225,14 @@ class NarrowFeed {
       }
     }
     if (left_ == 0 && lane_ == window_steps_ - 1) see_ |= kStageLast;
+    if (lane_ >= window_steps_) see_ = kStageMasked;  // no step, but perhaps the second half of a stage
+    whole_ = 0;
     if (arguments_.stage_copies) {  // neighbouring steps of a block
       const int next_block = __shfl_down_sync(kAllLanes, block_, 1),
                 next_offset = __shfl_down_sync(kAllLanes, offset_, 1);
       const bool joined = lane_ + 1 < window_steps_ && next_block == block_ &&
-                          next_offset == offset_ + detail::kNarrowTokens && (C::kSteps == 1 || lane_ % 2 == 0);
-      if (!(see_ & kStageSingles) && (C::kSteps == 1 || joined)) see_ |= kStageWhole;
+                          next_offset == offset_ + detail::kNarrowTokens && lane_ % 2 == 0;
+      whole_ = lanes_where(!(see_ & kStageSingles) && (C::kSteps == 1 || joined));
     }
   }
 
@@ -244,21 +246,16 @@ class NarrowFeed {
       return;
     }
     const bool values = kind_ == StageKind::values;
-    const int steps = min(C::kSteps, window_steps_ - step_);
-    const int see0 = word(see_, step_), see1 = steps == C::kSteps ? word(see_, step_ + C::kSteps - 1) : kStageMasked;
-    const int block = word(block_, step_), offset = word(offset_, step_);
-    if (!values && lane_ == 0) {
-      store_shared(ring_.what_of(slot), see0);
-      if (C::kSteps == 2) store_shared(ring_.what_of(slot) + 4, see1);
-    }
-    if (see0 & kStageWhole) {
-      if (lane_ == 0) {
+    const int behind = lane_ - step_;
+    if (!values && behind >= 0 && behind < C::kSteps) store_shared(ring_.what_of(slot) + 4 * behind, see_);
+    if (whole_ >> step_ & 1) {  // the lane that found the step copies it: nothing need be asked of another
+      if (lane_ == step_) {
         barrier_expect(full, C::kStageBytes);
-        copy_kv(stage, values ? &arguments_.v_stage : &arguments_.k_stage, full, 0, offset, 0, kv_head_, block,
-                see0 & kStageShared ? kEvictNormal : kEvictFirst);
+        copy_kv(stage, values ? &arguments_.v_stage : &arguments_.k_stage, full, 0, offset_, 0, kv_head_, block_,
+                see_ & kStageShared ? kEvictNormal : kEvictFirst);
       }
     } else {
-      copy_parts(full, stage, slot, steps, values);
+      copy_parts(full, stage, slot, min(C::kSteps, window_steps_ - step_), values);
     }
     if (!values) {
       kind_ = StageKind::values;
@@ -339,6 +336,7 @@ class NarrowFeed {
   StageKind kind_ = StageKind::none;  ///< of the stage to issue
   int step_ = 0, window_steps_ = 0;   ///< of the window
   int block_, offset_, see_;  ///< of this lane's step; where singles: entry of the block table, place from there
+  unsigned whole_ = 0;        ///< bit i: one copy brings the whole stage that begins with step i of the window
 };
 
 }  // namespace espalier::gpu::sm90

@@ -15,7 +15,6 @@ enum StageFlags : int {
   kStageByToken = 16,   ///< each token has an interval of pairs of its own
   kStageSingles = 32,   ///< copied token by token
   kStageShared = 64,    ///< other tiles read these tokens, too
-  kStageWhole = 128,    ///< one copy brings a whole stage that begins with this step
 };
 
 /// Shared memory of one warp, addressed by offsets, so that the address of each field need not be found again.

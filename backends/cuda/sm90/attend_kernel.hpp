@@ -7,7 +7,9 @@
 
 namespace espalier::gpu::sm90 {
 
-template <class T, int HeadDim>
+/// @tparam Transform  scores are changed before the softmax: `arguments.transform`. A kernel of its own, since an instruction that is
+/// not executed, but lies between those that are, costs the time of fetching it.
+template <class T, int HeadDim, bool Transform>
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Arguments arguments) {
   using C = Config<HeadDim>;
   __shared__ WideBarriers<HeadDim> wide_barriers;
@@ -51,13 +53,13 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   }
   take_registers<C::kConsumerRegisters>();
   const int narrow_warp = warp - 4;
-  NarrowWorker<T, HeadDim> narrow(arguments, list, memory + narrow_warp * (C::kRingBytes + C::kQueryBytes),
+  NarrowWorker<T, HeadDim, Transform> narrow(arguments, list, memory + narrow_warp * (C::kRingBytes + C::kQueryBytes),
                                   narrow_stages[narrow_warp]);
   if (wide_tiles > 0) {
     wait_for_predecessor();
     const int consumer = warp / 4 - 1;
     if (consumer == 1) named_arrive<256>(kTurn);
-    WideConsumer<T, HeadDim>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
+    WideConsumer<T, HeadDim, Transform>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
     if (consumer == 0) named_sync<256>(kTurn);
     named_sync<256>(kConsumers);
     narrow.prepare(narrow_warp);

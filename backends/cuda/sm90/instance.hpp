@@ -37,16 +37,22 @@ cudaError_t launch(void (*kernel)(KernelArguments), int blocks, int threads, int
   return cudaLaunchKernelEx(&config, kernel, arguments);
 }
 
-template <class T, int HeadDim>
-cudaError_t launch_main(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
+template <class T, int HeadDim, bool Transform>
+cudaError_t launch_main_as(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
   static OncePerDevice once;
   const cudaError_t error = once([] {
-    return cudaFuncSetAttribute(attend_kernel<T, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    return cudaFuncSetAttribute(attend_kernel<T, HeadDim, Transform>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 Config<HeadDim>::kDynamicBytes);
   });
   if (error != cudaSuccess) return error;
-  return launch(attend_kernel<T, HeadDim>, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
+  return launch(attend_kernel<T, HeadDim, Transform>, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
                 stream, overlap_predecessor);
+}
+
+template <class T, int HeadDim>
+cudaError_t launch_main(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
+  return arguments.transform ? launch_main_as<T, HeadDim, true>(arguments, stream, overlap_predecessor)
+                             : launch_main_as<T, HeadDim, false>(arguments, stream, overlap_predecessor);
 }
 
 /// @tparam Passes  as of merge_kernel

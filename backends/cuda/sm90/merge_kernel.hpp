@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
   constexpr int kEntries = kAcross > 16 ? kAcross : 16;  // of a round
   constexpr int kReads = kEntries / kAcross;
   constexpr int kAhead = Passes == 1 ? 8 : Passes == 2 ? 4 : 2;  // partials in flight
-  static_assert(kEntries % kAcross == 0 && kEntries % kAhead == 0);
+  static_assert(kEntries % kAcross == 0 && kAcross % kAhead == 0);
 
   const detail::FusedPlanView& plan = arguments.plan;
   const int lane = threadIdx.x % kWaveLanes, row_lane = lane % kRowLanes, together = lane / kRowLanes;
@@ -110,9 +110,12 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
     }
     // Rows.
     const int now = min(kEntries, entries - done);
+#pragma unroll 1
+    for (int e0 = 0; e0 < now; e0 += kAhead) {
+      // The weights of these entries are in one register of each lane.
+      float entry_weights = weights[0];
 #pragma unroll
-    for (int e0 = 0; e0 < kEntries; e0 += kAhead) {
-      if (e0 >= now) break;
+      for (int i = 1; i < kReads; ++i) entry_weights = e0 >= i * kAcross ? weights[i] : entry_weights;
       uint4 rows[kAhead][Passes];
 #pragma unroll
       for (int e = 0; e < kAhead; ++e) {
@@ -135,7 +138,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
 #pragma unroll
         for (int p = 0; p < Passes; ++p) {
           const float weight =
-              value_of_lane(weights[(e0 + e) / kAcross], (e0 + e) % kAcross * kRows + p * kTogether + together);
+              value_of_lane(entry_weights, (e0 % kAcross + e) * kRows + p * kTogether + together);
           const std::uint32_t words[4] = {rows[e][p].x, rows[e][p].y, rows[e][p].z, rows[e][p].w};
 #pragma unroll
           for (int i = 0; i < 4; ++i) {

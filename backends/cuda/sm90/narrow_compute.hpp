@@ -8,7 +8,7 @@
 
 namespace espalier::gpu::sm90 {
 
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Transform>
 class NarrowCompute {
   using C = Config<HeadDim>;
   using Ring = NarrowRing<HeadDim>;
@@ -42,9 +42,9 @@ class NarrowCompute {
       if (last) {
         synchronise_warp();
         finish(stage);
-      } else if (written) {
-        fence_async_proxy();
+        written = true;
       }
+      if (written) fence_async_proxy();
       return last ? StageKind::query : StageKind::keys;
     }
     barrier_wait(full, parity);
@@ -141,7 +141,7 @@ class NarrowCompute {
         }
       }
     }
-    if (arguments_.transform) {
+    if constexpr (Transform) {
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
@@ -291,15 +291,14 @@ class NarrowCompute {
 
   /// Normalises and stores the tile's rows, through the stage it has just read.
   __device__ __forceinline__ void finish(std::uint32_t stage) {
-    const int lane = known_only_here(lane_), quad = lane / 4, quad_lane = lane % 4;
+    const int quad = lane_ / 4, quad_lane = lane_ % 4;
     const int tile_pairs = sizes_ & 0xffff, tile_head = static_cast<unsigned>(sizes_) >> 16;
     const bool direct = direct_;
-    constexpr int kWords = C::kRowBytes / 16;  // 16-byte words of a row
-    float lse[2][2];
+    constexpr int kWords = C::kRowBytes / 16;  ///< 16-byte words of a row
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
       if (b == 1 && tile_pairs <= 8) break;
-      float inverse[2];
+      float inverse[2], lse[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float weight = weight_[b][i];
@@ -307,52 +306,53 @@ class NarrowCompute {
         weight += exchange_lanes(weight, 8);
         weight += exchange_lanes(weight, 16);
         inverse[i] = weight == 0.0f ? 0.0f : 1.0f / weight;
-        lse[b][i] = weight == 0.0f ? -INFINITY : peak_[b][i] * arguments_.weight_scale + fast_log2(weight);
+        lse[i] = weight == 0.0f ? -INFINITY : peak_[b][i] * arguments_.weight_scale + fast_log2(weight);
       }
-      const int row = lane % 8 + 8 * b;
+      const int row = lane_ % 8 + 8 * b;
 #pragma unroll
       for (int j = 0; j < kSlices; j += 2) {
-        const int word = (j * 2 + lane / 8) ^ (row & 7);
+        const int word = (j * 2 + lane_ / 8) ^ (row & 7);
         store_matrices_transposed(stage + row * C::kRowBytes + word * 16,
                                   pack<T>(output_[b][j][0] * inverse[0], output_[b][j][1] * inverse[1]),
                                   pack<T>(output_[b][j][2] * inverse[0], output_[b][j][3] * inverse[1]),
                                   pack<T>(output_[b][j + 1][0] * inverse[0], output_[b][j + 1][1] * inverse[1]),
                                   pack<T>(output_[b][j + 1][2] * inverse[0], output_[b][j + 1][3] * inverse[1]));
       }
-    }
-    synchronise_warp();
-    // All of the stage is read before anything is stored: the fence would wait for the stores.
-    constexpr int kOfLane = detail::kNarrowPairs * kWords / kWaveLanes;
-    uint4 words[kOfLane];
-#pragma unroll
-    for (int i = 0; i < kOfLane; ++i) {
-      const int index = lane + i * kWaveLanes;
-      words[i] = staged_word(stage, index / kWords, index % kWords);
-    }
-    fence_async_proxy();
-    if (quad == 0) {
-#pragma unroll
-      for (int b = 0; b < 2; ++b) {
+      if (quad == 0) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int pair = 8 * b + 2 * quad_lane + i;
-          if (pair >= tile_pairs) continue;
-          if (!direct) {
-            arguments_.plan.partial_lse[partial_begin_ + pair] = lse[b][i];
-          } else if (arguments_.lse) {
-            store_lse(arguments_, locate_pair(arguments_, pair_begin_of_tile_ + pair, tile_head), lse[b][i]);
+          if (pair < tile_pairs) {
+            if (direct) {
+              if (arguments_.lse) {
+                store_lse(arguments_, locate_pair(arguments_, pair_begin_of_tile_ + pair, tile_head), lse[i]);
+              }
+            } else {
+              arguments_.plan.partial_lse[partial_begin_ + pair] = lse[i];
+            }
           }
         }
       }
     }
-    T* const partials = static_cast<T*>(arguments_.plan.partial_out) + static_cast<std::int64_t>(partial_begin_) * HeadDim;
-#pragma unroll
-    for (int i = 0; i < kOfLane; ++i) {
-      const int index = lane + i * kWaveLanes, row = index / kWords, word = index % kWords;
-      if (row >= tile_pairs || word * 8 >= HeadDim) continue;
-      T* target = partials + row * HeadDim;
-      if (direct) target = out_of<T>(arguments_, locate_pair(arguments_, pair_begin_of_tile_ + row, tile_head));
-      store_words(target + word * 8, words[i]);
+    synchronise_warp();
+    if (direct) {
+#pragma unroll 1
+      for (int index = lane_; index < tile_pairs * kWords; index += kWaveLanes) {
+        const int row = index / kWords, word = index % kWords;
+        if (word * 8 < HeadDim) {
+          T* target = out_of<T>(arguments_, locate_pair(arguments_, pair_begin_of_tile_ + row, tile_head));
+          store_words(target + word * 8, staged_word(stage, row, word));
+        }
+      }
+      return;
+    }
+    T* target = static_cast<T*>(arguments_.plan.partial_out) + static_cast<std::int64_t>(partial_begin_) * HeadDim;
+#pragma unroll 4
+    for (int i = 0; i < 16 * kWords / kWaveLanes; ++i) {
+      const int index = lane_ + i * kWaveLanes, row = index / kWords, word = index % kWords;
+      if (row < tile_pairs && word * 8 < HeadDim) {
+        store_words(target + row * HeadDim + word * 8, staged_word(stage, row, word));
+      }
     }
   }
 

@@ -10,7 +10,7 @@
 
 namespace espalier::gpu::sm90 {
 
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Transform>
 class NarrowWorker {
  public:
   __device__ __forceinline__ NarrowWorker(const Arguments& arguments, NarrowList& list, std::uint32_t ring,
@@ -50,7 +50,7 @@ class NarrowWorker {
       : feed_(arguments, list, ring), compute_(arguments, ring) {}
 
   NarrowFeed<HeadDim> feed_;
-  NarrowCompute<T, HeadDim> compute_;
+  NarrowCompute<T, HeadDim, Transform> compute_;
 };
 
 }  // namespace espalier::gpu::sm90

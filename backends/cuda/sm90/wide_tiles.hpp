@@ -299,7 +299,7 @@ class WideFeeder {
 
 /// One warpgroup, `group_` 0 or 1. A thread holds, of rows 64 * group_ + 16 * warp + lane / 4 and 8 below it, the
 /// columns 8 j + 2 (lane % 4) and the next one.
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool Transform>
 class WideConsumer {
   using C = Config<HeadDim>;
   static constexpr int kTokens = C::kWideTokens;
@@ -470,7 +470,7 @@ class WideConsumer {
   __device__ __forceinline__ void softmax(float (&scores)[kScores], int first_token) {
     const float scale = arguments_.weight_scale;
     const int quad_lane = thread_ % 4;
-    if (arguments_.transform) {
+    if constexpr (Transform) {
 #pragma unroll
       for (int i = 0; i < kScores; ++i) scores[i] = transform_score(scores[i], arguments_);
     }

@@ -62,11 +62,9 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
     WideConsumer<T, HeadDim, Transform>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
     if (consumer == 0) named_sync<256>(kTurn);
     named_sync<256>(kConsumers);
-    narrow.prepare(narrow_warp);
-  } else {
-    narrow.prepare(narrow_warp);
-    wait_for_predecessor();
   }
+  narrow.prepare(narrow_warp);
+  if (wide_tiles == 0) wait_for_predecessor();
   narrow.run();
   // Not earlier: merge blocks start in what room there is, and would crowd on the multiprocessors that end first.
   let_successor_start();

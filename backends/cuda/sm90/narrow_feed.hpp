@@ -248,7 +248,7 @@ class NarrowFeed {
     const bool values = kind_ == StageKind::values;
     const int behind = lane_ - step_;
     if (!values && behind >= 0 && behind < C::kSteps) store_shared(ring_.what_of(slot) + 4 * behind, see_);
-    if (whole_ >> step_ & 1) {  // the lane that found the step copies it: nothing need be asked of another
+    if (whole_ >> step_ & 1) [[likely]] {  // the lane that found the step copies it: nothing need be asked of another
       if (lane_ == step_) {
         barrier_expect(full, C::kStageBytes);
         copy_kv(stage, values ? &arguments_.v_stage : &arguments_.k_stage, full, 0, offset_, 0, kv_head_, block_,

@@ -27,7 +27,6 @@ class NarrowCompute {
       barrier_wait(full, parity);
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) info_[s] = load_shared(ring_.what_of(slot) + 4 * s);
-      turn_halves();
       by_columns([&](auto columns) { multiply_qk<columns.value>(stage, slot); });
       return StageKind::values;
     }
@@ -62,37 +61,15 @@ class NarrowCompute {
     static constexpr int value = Columns;
   };
 
-  /// With the halves of the pairs that the steps need: one, which turn_halves() has made the first, or both.
   template <class Action>
   __device__ __forceinline__ void by_columns(Action action) {
-    if ((any_info() & (kStageLowPairs | kStageHighPairs)) == (kStageLowPairs | kStageHighPairs))
-      action(ColumnsTag<3>{});
-    else
+    const int columns = any_info() & (kStageLowPairs | kStageHighPairs);
+    if (columns == 1)
       action(ColumnsTag<1>{});
-  }
-
-  /// Exchanges the halves of the pairs where the steps are the other half's alone: code for either half would be twice as
-  /// much, and fetching it costs more than this.
-  __device__ __forceinline__ void turn_halves() {
-    const bool turned = (any_info() & (kStageLowPairs | kStageHighPairs)) == kStageHighPairs;
-    if (turned == (first_pair_ != 0)) [[likely]] return;
-    first_pair_ = turned ? 8 : 0;
-#pragma unroll
-    for (int j = 0; j < kSlices; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) exchange(output_[0][j][i], output_[1][j][i]);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      exchange(peak_[0][i], peak_[1][i]);
-      exchange(weight_[0][i], weight_[1][i]);
-    }
-  }
-
-  static __device__ __forceinline__ void exchange(float& a, float& b) {
-    const float c = a;
-    a = b;
-    b = c;
+    else if (columns == 2)
+      action(ColumnsTag<2>{});
+    else
+      action(ColumnsTag<3>{});
   }
 
   /// Takes Q out of the ring, so that its slot is free, and empties the softmax.
@@ -101,7 +78,6 @@ class NarrowCompute {
     partial_begin_ = load_shared(ring_.what_of(slot) + 20);
     sizes_ = load_shared(ring_.what_of(slot) + 24);
     direct_ = load_shared(ring_.what_of(slot) + 28) & detail::kTileDirect;
-    first_pair_ = 0;
     constexpr int kWords = Ring::kQueryChunkBytes / 16;  // of a chunk
 #pragma unroll
     for (int chunk = 0; chunk < C::kChunks; ++chunk) {
@@ -137,7 +113,6 @@ class NarrowCompute {
     }
     const int row = lane_ % 8 + (lane_ / 8 % 2) * 8, half = lane_ / 16;
     const int pair = lane_ % 8, quarter = lane_ / 8;
-    const std::uint32_t query = ring_.query() + (pair + (Columns == 3 ? 0 : first_pair_)) * 128;
 #pragma unroll
     for (int k0 = 0; k0 < kSlices; k0 += kBatch) {
       std::uint32_t keys[kBatch][C::kSteps][4], queries[kBatch / 2][2][4];
@@ -146,7 +121,7 @@ class NarrowCompute {
         const int k = k0 + i;
         if (k % 2 == 0) {
           const std::uint32_t place =
-              query + k / 4 * Ring::kQueryChunkBytes + (((k % 4 * 2 + quarter) ^ pair) << 4);
+              ring_.query() + k / 4 * Ring::kQueryChunkBytes + pair * 128 + (((k % 4 * 2 + quarter) ^ pair) << 4);
           if (Columns & 1) load_matrices(queries[i / 2][0], place);
           if (Columns & 2) load_matrices(queries[i / 2][1], place + 8 * 128);
         }
@@ -197,7 +172,7 @@ class NarrowCompute {
 #pragma unroll
         for (int b = 0; b < 2; ++b) {
           if (!(Columns >> b & 1)) continue;
-          const int pair = (Columns == 3 ? 8 * b : first_pair_) + 2 * (lane_ % 4);
+          const int pair = 8 * b + 2 * (lane_ % 4);
           if (pair < lo || pair >= hi) scores_[s][b][2 * h] = -INFINITY;
           if (pair + 1 < lo || pair + 1 >= hi) scores_[s][b][2 * h + 1] = -INFINITY;
         }
@@ -322,8 +297,7 @@ class NarrowCompute {
     constexpr int kWords = C::kRowBytes / 16;  ///< 16-byte words of a row
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
-      const int first_pair = 8 * b ^ first_pair_;
-      if (first_pair >= tile_pairs) continue;
+      if (b == 1 && tile_pairs <= 8) break;
       float inverse[2], lse[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -334,7 +308,7 @@ class NarrowCompute {
         inverse[i] = weight == 0.0f ? 0.0f : 1.0f / weight;
         lse[i] = weight == 0.0f ? -INFINITY : peak_[b][i] * arguments_.weight_scale + fast_log2(weight);
       }
-      const int row = lane_ % 8 + first_pair;
+      const int row = lane_ % 8 + 8 * b;
 #pragma unroll
       for (int j = 0; j < kSlices; j += 2) {
         const int word = (j * 2 + lane_ / 8) ^ (row & 7);
@@ -347,7 +321,7 @@ class NarrowCompute {
       if (quad == 0) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int pair = first_pair + 2 * quad_lane + i;
+          const int pair = 8 * b + 2 * quad_lane + i;
           if (pair < tile_pairs) {
             if (direct) {
               if (arguments_.lse) {
@@ -392,7 +366,6 @@ class NarrowCompute {
 
   int pair_begin_of_tile_, partial_begin_, sizes_;  ///< of the tile that is computed
   bool direct_;
-  int first_pair_;  ///< of the first half: 8 while the halves are exchanged
   int info_[C::kSteps];
   float scores_[C::kSteps][2][4];
   std::uint32_t weights_[C::kSteps][2][2];

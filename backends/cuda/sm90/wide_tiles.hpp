@@ -343,11 +343,26 @@ class WideConsumer {
         barrier_arrive(shared_address(&barriers.k_empty[stage]));
         if (stages == 1) barrier_arrive(shared_address(&barriers.q_empty));
       }
-      softmax(scores, 0);
-      pack_weights(scores, weights);
+      // Of each stage: softmax, while the second product of the stage before is in flight, then this one's, beside the scores of
+      // the next. (One softmax in the code, not one before the loop, too: fetching it costs time.)
+      int v_stage = stage;
 #pragma unroll 1
-      for (int s = 1; s < stages; ++s) {
-        const int v_stage = stage;
+      for (int s = 0;; ++s) {
+        softmax(scores, s * kTokens);
+        wgmma_wait<0>();
+        if (s > 0 && elected) barrier_arrive(shared_address(&barriers.v_empty[v_stage]));
+        pack_weights(scores, weights);
+        if (s > 0) {
+#pragma unroll
+          for (int j = 0; j < kOutputs / 4; ++j) {
+            output[4 * j] *= factor_[0];
+            output[4 * j + 1] *= factor_[0];
+            output[4 * j + 2] *= factor_[1];
+            output[4 * j + 3] *= factor_[1];
+          }
+        }
+        if (s == stages - 1) break;
+        v_stage = stage;
         const std::uint32_t v_parity = parity;
         if (++stage == C::kWideStages) {
           stage = 0;
@@ -360,24 +375,13 @@ class WideConsumer {
         wgmma_commit();
         barrier_wait(shared_address(&barriers.v_full[v_stage]), v_parity);
         wgmma_fence();
-        multiply_pv(output, weights, v_stage, s == 1);
+        multiply_pv(output, weights, v_stage, s == 0);
         wgmma_commit();
         if (take_turns) named_arrive<256>(kTurn + (group_ ^ 1));
         wgmma_wait<1>();
         if (elected) {
           barrier_arrive(shared_address(&barriers.k_empty[stage]));
-          if (s == stages - 1) barrier_arrive(shared_address(&barriers.q_empty));
-        }
-        softmax(scores, s * kTokens);
-        wgmma_wait<0>();
-        if (elected) barrier_arrive(shared_address(&barriers.v_empty[v_stage]));
-        pack_weights(scores, weights);
-#pragma unroll
-        for (int j = 0; j < kOutputs / 4; ++j) {
-          output[4 * j] *= factor_[0];
-          output[4 * j + 1] *= factor_[0];
-          output[4 * j + 2] *= factor_[1];
-          output[4 * j + 3] *= factor_[1];
+          if (s == stages - 2) barrier_arrive(shared_address(&barriers.q_empty));
         }
       }
       barrier_wait(shared_address(&barriers.v_full[stage]), parity);

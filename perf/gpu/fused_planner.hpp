@@ -25,7 +25,7 @@ struct PlannerConfig {
   double wide_block = 1.72;       ///< 128 pairs x 128 tokens on one multiprocessor
   double wide_fixed_blocks = -1;  ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
   double narrow_rate = 50;        ///< GB/s that one multiprocessor streams
-  double narrow_fixed_steps = 5;  ///< a narrow piece's fixed cost in steps
+  double narrow_fixed_steps = 3;  ///< a narrow piece's fixed cost in steps
   double memory_rate = 4000;      ///< GB/s of all of them
   double turn = -1;               ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
   double partial_bytes = 512;     ///< written and read for one partial

@@ -33,7 +33,7 @@ struct StreamCosts {
   double wide_block = 1.72;                ///< 128 pairs x 128 tokens at head_dim 128 on one multiprocessor
   double wide_fixed_blocks[2] = {0.5, 1};  ///< a wide tile's fixed cost: Q and the drain
   double narrow_gbs[2] = {50, 50};         ///< that one multiprocessor streams
-  double narrow_fixed_steps = 5;           ///< a narrow piece's fixed cost
+  double narrow_fixed_steps = 3;           ///< a narrow piece's fixed cost
   double turn[2] = {6, 10};                ///< a worker's turn from wide to narrow
   double memory_gbs = 4000;                ///< of all multiprocessors
   double partial_bytes = 512;              ///< written and read again for one partial

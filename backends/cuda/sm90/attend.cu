@@ -29,26 +29,6 @@ const Instance* find_instance(ScalarType scalar, int head_dim) {
   }
 }
 
-/// A function of the driver, looked up through the runtime, so that nothing links against the driver; null without one.
-void* driver_function(const char* name) {
-  void* address = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &address, 12000, cudaEnableDefault, &found);
-  return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? address : nullptr;
-}
-
-struct DriverFunctions {
-  decltype(&cuTensorMapEncodeTiled) encode =
-      reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
-  decltype(&cuTensorMapReplaceAddress) replace_address =
-      reinterpret_cast<decltype(&cuTensorMapReplaceAddress)>(driver_function("cuTensorMapReplaceAddress"));
-};
-
-const DriverFunctions& driver() {
-  static const DriverFunctions functions;
-  return functions;
-}
-
 struct MapShape {
   std::uint32_t rank;
   cuuint64_t size[5];
@@ -211,6 +191,7 @@ Arguments* arguments_of(const FusedParams& params, const Instance& instance) {
 void set_call(const FusedParams& params, Arguments& a) {
   const AttendParams& p = params.attend;
   a.plan = params.plan;
+  a.wait_first = !params.overlap_predecessor;
   a.q = p.q;
   a.out = p.out;
   a.lse = p.lse;
@@ -228,14 +209,20 @@ enum class Part { both, main, merge };
 
 cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
   if (!unsupported_reason(params.attend).empty()) return cudaErrorNotSupported;
-  if (!driver().encode || !driver().replace_address) return cudaErrorNotSupported;
+  if (!driver().is_complete()) return cudaErrorNotSupported;
   const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
-  Arguments* const arguments = arguments_of(params, instance);
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  Arguments* arguments = arguments_of(params, instance);
+  if (!arguments) {  // perhaps the first call of a thread, which has no context yet
+    if (error = cudaSetDevice(device); error != cudaSuccess) return error;
+    arguments = arguments_of(params, instance);
+  }
   if (!arguments) return cudaErrorInvalidValue;
   set_call(params, *arguments);
-  cudaError_t error = cudaSuccess;
-  if (part != Part::merge) error = instance.main(*arguments, stream, params.overlap_predecessor);
-  if (error == cudaSuccess && part != Part::main) error = instance.merge(*arguments, stream, true);
+  if (part != Part::merge) error = instance.main(*arguments, device, stream);
+  if (error == cudaSuccess && part != Part::main) error = instance.merge(*arguments, device, stream);
   return error;
 }
 

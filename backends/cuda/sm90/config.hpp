@@ -103,7 +103,8 @@ struct Arguments : MergeArguments {
   float score_scale;   ///< where `transform`: score = cap * tanh(score_scale * q.k), plain scale * q.k without a cap
   float peak_slack;    ///< scores may exceed the peak of a softmax by this much: a factor of 2^8 in the weights
   float soft_cap;      ///< 0: none
-  std::int32_t transform;  ///< scores are changed before the softmax: soft cap, or a scale that is not positive
+  std::int32_t wait_first;  ///< the launch in front of this one may have written the plan
+  std::int32_t transform;   ///< scores are changed before the softmax: soft cap, or a scale that is not positive
 };
 
 }  // namespace espalier::gpu::sm90

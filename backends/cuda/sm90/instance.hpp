@@ -3,14 +3,14 @@
 
 #include <cuda_runtime.h>
 
-#include "backends/cuda/once_per_device.hpp"
+#include "backends/cuda/driver.hpp"
 #include "backends/cuda/sm90/attend_kernel.hpp"
 #include "backends/cuda/sm90/merge_kernel.hpp"
 
 namespace espalier::gpu::sm90 {
 
 template <class KernelArguments>
-using LaunchFunction = cudaError_t (*)(const KernelArguments&, cudaStream_t, bool overlap_predecessor);
+using LaunchFunction = cudaError_t (*)(const KernelArguments&, int device, cudaStream_t stream);
 
 struct Instance {
   int wide_tokens;   ///< of a wide stage
@@ -21,66 +21,52 @@ struct Instance {
 
 namespace instance_detail {
 
-template <class KernelArguments>
-cudaError_t launch(void (*kernel)(KernelArguments), int blocks, int threads, int shared_bytes,
-                   const KernelArguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(blocks);
-  config.blockDim = static_cast<unsigned>(threads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-  config.stream = stream;
-  cudaLaunchAttribute overlap;
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = overlap_predecessor ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments);
-}
-
 template <class T, int HeadDim, bool Transform>
-cudaError_t launch_main_as(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
-  static OncePerDevice once;
-  const cudaError_t error = once([] {
+cudaError_t launch_main_as(const Arguments& arguments, int device, cudaStream_t stream) {
+  static DriverKernel kernel;
+  CUfunction function;
+  const auto set_up = [] {
     return cudaFuncSetAttribute(attend_kernel<T, HeadDim, Transform>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 Config<HeadDim>::kDynamicBytes);
-  });
+  };
+  const cudaError_t error = kernel.find(device, attend_kernel<T, HeadDim, Transform>, set_up, function);
   if (error != cudaSuccess) return error;
-  return launch(attend_kernel<T, HeadDim, Transform>, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
-                stream, overlap_predecessor);
+  return launch_by_driver(function, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments, stream);
 }
 
 template <class T, int HeadDim>
-cudaError_t launch_main(const Arguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
-  return arguments.transform ? launch_main_as<T, HeadDim, true>(arguments, stream, overlap_predecessor)
-                             : launch_main_as<T, HeadDim, false>(arguments, stream, overlap_predecessor);
+cudaError_t launch_main(const Arguments& arguments, int device, cudaStream_t stream) {
+  return arguments.transform ? launch_main_as<T, HeadDim, true>(arguments, device, stream)
+                             : launch_main_as<T, HeadDim, false>(arguments, device, stream);
 }
 
 /// @tparam Passes  as of merge_kernel
 template <class T, int HeadDim, int Passes>
-cudaError_t launch_merge(const MergeArguments& arguments, std::int64_t lists, cudaStream_t stream,
-                         bool overlap_predecessor) {
-  static OncePerDevice once;
+cudaError_t launch_merge(const MergeArguments& arguments, std::int64_t lists, int device, cudaStream_t stream) {
+  static DriverKernel kernel;
+  CUfunction function;
   // The main launch needs all shared memory, so the merge asks for the same partition. No gain was measured.
-  const cudaError_t error = once([] {
+  const auto set_up = [] {
     return cudaFuncSetAttribute(merge_kernel<T, HeadDim, Passes>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                 cudaSharedmemCarveoutMaxShared);
-  });
+  };
+  const cudaError_t error = kernel.find(device, merge_kernel<T, HeadDim, Passes>, set_up, function);
   if (error != cudaSuccess) return error;
   constexpr int kParts = detail::kMergePairs / (Passes * MergeShape<HeadDim>::kRowsTogether);
   constexpr int kWarps = kMergeThreads / kWaveLanes;
-  return launch(merge_kernel<T, HeadDim, Passes>, static_cast<int>((lists * kParts + kWarps - 1) / kWarps),
-                kMergeThreads, 0, arguments, stream, overlap_predecessor);
+  return launch_by_driver(function, static_cast<int>((lists * kParts + kWarps - 1) / kWarps), kMergeThreads, 0,
+                          arguments, stream);
 }
 
 /// Few rows: many warps with little each. Many rows: few warps, since each reads a list.
 template <class T, int HeadDim>
-cudaError_t launch_merge(const MergeArguments& arguments, cudaStream_t stream, bool overlap_predecessor) {
+cudaError_t launch_merge(const MergeArguments& arguments, int device, cudaStream_t stream) {
   const std::int64_t pairs = static_cast<std::int64_t>(arguments.plan.max_rows) * arguments.group;
   const std::int64_t results = pairs * arguments.kv_heads;
   const std::int64_t lists = (pairs + detail::kMergePairs - 1) / detail::kMergePairs * arguments.kv_heads;
-  if (results < 6000) return launch_merge<T, HeadDim, 1>(arguments, lists, stream, overlap_predecessor);
-  if (results < 12000) return launch_merge<T, HeadDim, 2>(arguments, lists, stream, overlap_predecessor);
-  return launch_merge<T, HeadDim, 4>(arguments, lists, stream, overlap_predecessor);
+  if (results < 6000) return launch_merge<T, HeadDim, 1>(arguments, lists, device, stream);
+  if (results < 12000) return launch_merge<T, HeadDim, 2>(arguments, lists, device, stream);
+  return launch_merge<T, HeadDim, 4>(arguments, lists, device, stream);
 }
 
 }  // namespace instance_detail

@@ -25,7 +25,7 @@ struct alignas(64) CUtensorMap {
 };
 static_assert(sizeof(CUtensorMap) == 128);
 
-enum CUresult { CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE };
+enum CUresult { CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_INVALID_CONTEXT };
 enum CUtensorMapDataType { CU_TENSOR_MAP_DATA_TYPE_FLOAT16, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 };
 enum CUtensorMapInterleave { CU_TENSOR_MAP_INTERLEAVE_NONE };
 enum CUtensorMapSwizzle { CU_TENSOR_MAP_SWIZZLE_128B };
@@ -64,15 +64,45 @@ inline CUresult cuTensorMapReplaceAddress(CUtensorMap* map, void* base) {
   return CUDA_SUCCESS;
 }
 
+using CUfunction = cudaKernel_t;
+
+inline CUresult cuKernelGetFunction(CUfunction* function, cudaKernel_t kernel) {
+  *function = kernel;
+  return CUDA_SUCCESS;
+}
+
+enum CUlaunchAttributeID { CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION };
+struct CUlaunchAttribute {
+  CUlaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } value;
+};
+
+struct CUlaunchConfig {
+  unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+  cudaStream_t hStream;
+  CUlaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+/// Of kernels with one parameter.
+inline CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction kernel, void** params, void**) {
+  kernel->run(config->gridDimX, config->blockDimX, config->sharedMemBytes, params[0]);
+  return CUDA_SUCCESS;
+}
+
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 enum { cudaEnableDefault };
 
-/// Knows the two functions.
+/// Knows the four functions.
 inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, int,
                                                     cudaDriverEntryPointQueryResult* found) {
   const std::string_view symbol = name;
   *function = symbol == "cuTensorMapEncodeTiled"      ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled)
               : symbol == "cuTensorMapReplaceAddress" ? reinterpret_cast<void*>(&cuTensorMapReplaceAddress)
+              : symbol == "cuKernelGetFunction"       ? reinterpret_cast<void*>(&cuKernelGetFunction)
+              : symbol == "cuLaunchKernelEx"          ? reinterpret_cast<void*>(&cuLaunchKernelEx)
                                                       : nullptr;
   *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;

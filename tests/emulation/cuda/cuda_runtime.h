@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
 
 #include "tests/emulation/cuda/shared_memory.hpp"
 
@@ -56,20 +58,10 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorNotSupported, cudaErrorInvalidValue };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
-struct cudaLaunchAttribute {
-  cudaLaunchAttributeID id;
-  struct {
-    int programmaticStreamSerializationAllowed;
-  } val;
-};
-
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes;
   cudaStream_t stream;
-  cudaLaunchAttribute* attrs;
-  unsigned numAttrs;
 };
 
 namespace espalier::emulator {
@@ -86,20 +78,48 @@ struct AtBlock {
 
 }  // namespace espalier::emulator
 
+namespace espalier::emulator {
+
+/// Runs a kernel on all blocks of a grid, one after another.
 template <class Params>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
-  using namespace espalier::emulator;
-  begin_shared_memory(config->dynamicSmemBytes);
+void run_kernel(unsigned blocks, unsigned threads, std::size_t shared_bytes, void (*kernel)(Params),
+                const Params& params) {
+  begin_shared_memory(shared_bytes);
   const auto call = [](const std::vector<void (*)()>& functions) {
     for (void (*function)() : functions) function();
   };
   run(
-      config->gridDim.x, config->blockDim.x, [=] { kernel(params); },
+      blocks, threads, [=] { kernel(params); },
       [=] {
         poison_shared_memory();
         call(at_begin);
       },
       [=] { call(at_end); });
+}
+
+/// A kernel whose type is no longer known.
+struct Kernel {
+  std::function<void(unsigned blocks, unsigned threads, std::size_t shared_bytes, const void* params)> run;
+};
+
+}  // namespace espalier::emulator
+
+template <class Params>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
+  espalier::emulator::run_kernel(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, kernel, params);
+  return cudaSuccess;
+}
+
+using cudaKernel_t = espalier::emulator::Kernel*;
+
+/// The handle lives as long as the program.
+template <class Params>
+cudaError_t cudaGetKernel(cudaKernel_t* handle, void (*kernel)(Params)) {
+  static std::deque<espalier::emulator::Kernel> kernels;
+  *handle = &kernels.emplace_back();
+  (*handle)->run = [=](unsigned blocks, unsigned threads, std::size_t shared_bytes, const void* params) {
+    espalier::emulator::run_kernel(blocks, threads, shared_bytes, kernel, *static_cast<const Params*>(params));
+  };
   return cudaSuccess;
 }
 
@@ -113,6 +133,7 @@ cudaError_t cudaFuncSetAttribute(void (*)(Params), int, int) {
 }
 
 inline cudaError_t cudaGetDevice(int*) { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
   *value = 3;
   return cudaSuccess;

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   take_registers<C::kConsumerRegisters>();
   const int narrow_warp = warp - 4;
   NarrowWorker<T, HeadDim, Transform> narrow(arguments, list, memory + narrow_warp * (C::kRingBytes + C::kQueryBytes),
-                                  narrow_stages[narrow_warp]);
+                                             narrow_stages[narrow_warp]);
   if (wide_tiles > 0) {
     wait_for_predecessor();
     const int consumer = warp / 4 - 1;

@@ -29,7 +29,7 @@ struct Config {
   // Wide tiles: 128 pairs x kWideTokens a stage. 128 tokens were best at head_dim 128 (96, 160 and 176 were not);
   // above 128 the output alone takes 96 or 128 registers a thread and Q 48 or 64 KB, so stages halve.
   static constexpr int kWideTokens = kPadded <= 128 ? 128 : 64;
-  static constexpr int kWideStages = 3;  // of K, and of V
+  static constexpr int kWideStages = kPadded <= 192 ? 3 : 2;  // of K, and of V
   static constexpr int kWideStageBytes = kWideTokens * kRowBytes;
   static constexpr int kWideQBytes = detail::kWidePairs * kRowBytes;
   static constexpr int kWideBytes = kWideQBytes + 2 * kWideStages * kWideStageBytes;

@@ -31,7 +31,8 @@ cudaError_t launch_main_as(const Arguments& arguments, int device, cudaStream_t 
   };
   const cudaError_t error = kernel.find(device, attend_kernel<T, HeadDim, Transform>, set_up, function);
   if (error != cudaSuccess) return error;
-  return launch_by_driver(function, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments, stream);
+  return launch_by_driver(function, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
+                          stream);
 }
 
 template <class T, int HeadDim>

@@ -137,8 +137,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
       for (int e = 0; e < kAhead; ++e) {
 #pragma unroll
         for (int p = 0; p < Passes; ++p) {
-          const float weight =
-              value_of_lane(entry_weights, (e0 % kAcross + e) * kRows + p * kTogether + together);
+          const float weight = value_of_lane(entry_weights, (e0 % kAcross + e) * kRows + p * kTogether + together);
           const std::uint32_t words[4] = {rows[e][p].x, rows[e][p].y, rows[e][p].z, rows[e][p].w};
 #pragma unroll
           for (int i = 0; i < 4; ++i) {

@@ -3,6 +3,7 @@
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <cstring>
+#include <thread>
 
 #include "support/instances.hpp"
 #include "support/problem.hpp"
@@ -137,6 +138,34 @@ TEMPLATE_LIST_TEST_CASE("the same plan and inputs give the same bits", "[attend]
         problem.plan().update(exec, problem.tree());  // planning is as deterministic as attending
       }
     });
+}
+
+TEMPLATE_LIST_TEST_CASE("the first thing that a thread does on a GPU may be to attend", "[attend][property]",
+                        SpacesAndElements) {
+  using Exec = typename TestType::Exec;
+  if constexpr (Kokkos::SpaceAccessibility<Exec, Kokkos::HostSpace>::accessible) {
+    SKIP("not a GPU");
+  } else {
+    using Element = typename TestType::Element;
+    const Exec exec;
+    const HeadShape heads{8, 2, 64};
+    const Tree tree = random_forest(208);
+    const Inputs inputs = random_inputs<Element>(tree, heads, 208);
+    const Result expected = attend<Element>(exec, tree, heads, inputs);
+    Problem<Exec, Element> problem(exec, tree, heads, inputs, {});
+    std::string error;
+    std::thread([&] {
+      try {
+        problem.attend(exec);
+      } catch (const std::exception& thrown) {
+        error = thrown.what();
+      }
+    }).join();
+    REQUIRE(error == "");
+    const Result result = problem.result(exec);
+    CHECK(same_bits(result.out, expected.out));
+    CHECK(same_bits(result.lse, expected.lse));
+  }
 }
 
 TEMPLATE_LIST_TEST_CASE("the number of threads does not change the bits", "[attend][property]", SpacesAndElements) {

@@ -16,7 +16,8 @@ inline void* driver_function(const char* name) {
   return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? address : nullptr;
 }
 
-/// What an attention calls; null where the driver lacks it. A CUresult has the number of the cudaError_t that means the same.
+/// What an attention calls; null where the driver lacks it. A CUresult has the number of the cudaError_t that means the
+/// same.
 struct Driver {
   decltype(&cuTensorMapEncodeTiled) encode =
       reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(driver_function("cuTensorMapEncodeTiled"));
@@ -35,8 +36,8 @@ inline const Driver& driver() {
   return functions;
 }
 
-/// A kernel as the driver knows it: looked up, and its attributes set, once for each device, where the runtime would look it
-/// up at every launch. One object for each kernel, alive as long as the program.
+/// A kernel as the driver knows it: looked up, and its attributes set, once for each device, where the runtime would look
+/// it up at every launch. One object for each kernel, alive as long as the program.
 class DriverKernel {
  public:
   /// @param device    the current one
@@ -62,8 +63,8 @@ class DriverKernel {
   std::atomic<CUfunction> kept_[kDevices] = {};
 };
 
-/// Enqueues a kernel of a CUfunction that DriverKernel found for the device. It may begin before the launch in front of it has
-/// ended, so it must wait for that (griddepcontrol.wait). Such a launch also costs the host less than another.
+/// Enqueues a kernel of a CUfunction that DriverKernel found for the device. It may begin before the launch in front of it
+/// has ended, so it must wait for that (griddepcontrol.wait). Such a launch also costs the host less than another.
 template <class KernelArguments>
 cudaError_t launch_by_driver(CUfunction kernel, int blocks, int threads, int shared_bytes,
                              const KernelArguments& arguments, cudaStream_t stream) {

@@ -7,8 +7,8 @@
 
 namespace espalier::gpu::sm90 {
 
-/// @tparam Transform  scores are changed before the softmax: `arguments.transform`. A kernel of its own, since an instruction that is
-/// not executed, but lies between those that are, costs the time of fetching it.
+/// @tparam Transform  scores are changed before the softmax: `arguments.transform`. A kernel of its own, since instructions
+/// that are not executed, but lie between those that are, cost time.
 template <class T, int HeadDim, bool Transform>
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Arguments arguments) {
   using C = Config<HeadDim>;

@@ -343,8 +343,9 @@ class WideConsumer {
         barrier_arrive(shared_address(&barriers.k_empty[stage]));
         if (stages == 1) barrier_arrive(shared_address(&barriers.q_empty));
       }
-      // Of each stage: softmax, while the second product of the stage before is in flight, then this one's, beside the scores of
-      // the next. (One softmax in the code, not one before the loop, too: fetching it costs time.)
+      // Of each stage: softmax, then its second product, in flight together with the scores of the next stage. One softmax in
+      // the code, not one more before the loop: fetching it costs time. ptxas moves wgmma_wait<0> in front of the softmax;
+      // kept behind it, it was slower (README.md).
       int v_stage = stage;
 #pragma unroll 1
       for (int s = 0;; ++s) {

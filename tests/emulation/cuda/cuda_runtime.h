@@ -76,10 +76,6 @@ struct AtBlock {
   }
 };
 
-}  // namespace espalier::emulator
-
-namespace espalier::emulator {
-
 /// Runs a kernel on all blocks of a grid, one after another.
 template <class Params>
 void run_kernel(unsigned blocks, unsigned threads, std::size_t shared_bytes, void (*kernel)(Params),

@@ -15,8 +15,10 @@ namespace espalier::gpu::sm90 {
 struct FusedParams {
   detail::AttendParams attend;
   detail::FusedPlanView plan;
-  std::int32_t q_rows;       ///< rows that q holds, at least those of the plan
-  bool overlap_predecessor;  ///< the plan was not written by the launch just before: read it before that one has ended
+  std::int32_t q_rows;  ///< rows that q holds, at least those of the plan
+  /// The plan was not written by the launch just before: read it before that one has ended. Of plans with a queue, the
+  /// counter may then be drawn from while that launch still resets it, which could lose tiles.
+  bool overlap_predecessor;
 };
 
 /// Why the kernels of this folder cannot do it, nothing if they can: type, head_dim, block_tokens (0 where it is not known).

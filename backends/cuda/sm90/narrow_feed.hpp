@@ -17,8 +17,9 @@ class NarrowFeed {
   __device__ __forceinline__ NarrowFeed(const Arguments& arguments, NarrowList& list, const Ring& ring)
       : arguments_(arguments), list_(list), ring_(ring), lane_(threadIdx.x % kWaveLanes) {}
 
-  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing that a preceding launch
-  /// writes.
+  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing but the plan. Where the block
+  /// has no tiles left for a second round, it draws from the queue's counter: without wait_first, perhaps while the merge in
+  /// front still resets it.
   __device__ __forceinline__ void prepare(int warp) {
     next_valid_ = warp < list_.own_tiles;
     if (!next_valid_) return;

@@ -17,8 +17,7 @@ class NarrowWorker {
                                           const NarrowStages<HeadDim>& stages)
       : NarrowWorker(arguments, list, NarrowRing<HeadDim>{pinned(ring), pinned(shared_address(&stages))}) {}
 
-  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing that a preceding launch
-  /// writes.
+  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing but the plan.
   __device__ __forceinline__ void prepare(int warp) { feed_.prepare(warp); }
 
   __device__ __forceinline__ void run() {

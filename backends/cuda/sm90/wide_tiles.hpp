@@ -80,7 +80,7 @@ class WideFeeder {
 
   [[nodiscard]] __device__ __forceinline__ bool has_work() const { return chunks_ > 0; }
 
-  /// Fetches descriptors of a tile; reads nothing that a preceding launch writes.
+  /// Fetches descriptors of a tile; reads nothing but the plan.
   __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
     const int4 first = __ldg(reinterpret_cast<const int4*>(tile));
     const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);

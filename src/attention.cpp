@@ -53,10 +53,15 @@ void attend_fused(const Exec& exec, const Plan<Exec>& plan, AttendParams& params
   const FusedKernel& kernel = *plan.fused_kernel();
   if (plan.rows() == 0) return;
   const int status = told_to_tools(exec, "espalier::attend", [&] {
-    if (kernel.form == PlanForm::streams)
-      return kernel.attend_streams(params, plan.stream_view(), plan.rows(), stream_of(exec));
+    const backend::Stream stream = stream_of(exec);
+    if (kernel.form == PlanForm::streams) {
+      const bool is_settled = plan.enter_stream(stream, kernel.capture_of);
+      const int launched = kernel.attend_streams(params, plan.stream_view(), plan.rows(), is_settled, stream);
+      if (launched != 0) plan.forget_stream();
+      return launched;
+    }
     params.plan = plan.view();
-    return kernel.attend_tiles(params, stream_of(exec));
+    return kernel.attend_tiles(params, stream);
   });
   expects_success(kernel, "attend", status);
 }

@@ -16,8 +16,7 @@ struct FusedParams {
   detail::AttendParams attend;
   detail::FusedPlanView plan;
   std::int32_t q_rows;  ///< rows that q holds, at least those of the plan
-  /// The plan was not written by the launch just before: read it before that one has ended. Of plans with a queue, the
-  /// counter may then be drawn from while that launch still resets it, which could lose tiles.
+  /// No launch that may still run when this one begins writes the plan: read it before those have ended.
   bool overlap_predecessor;
 };
 

@@ -29,6 +29,17 @@ const Instance* find_instance(ScalarType scalar, int head_dim) {
   }
 }
 
+constexpr int kMostBlockTokens = 256;
+constexpr std::int64_t kEndOfStrides = std::int64_t{1} << 39;  // of the copy engine, in elements
+
+/// Whether unsupported_reason() has nothing to say, in a few instructions: every call asks.
+bool is_supported(const AttendParams& p) {
+  const std::int64_t strides = p.q_row_stride | p.q_head_stride | p.k_block_stride | p.k_token_stride |
+                               p.k_head_stride | p.v_block_stride | p.v_token_stride | p.v_head_stride;
+  return is_aligned(p) && strides >= 0 && strides < kEndOfStrides && p.block_tokens <= kMostBlockTokens &&
+         find_instance(p.scalar, p.head_dim) != nullptr;
+}
+
 struct MapShape {
   std::uint32_t rank;
   cuuint64_t size[5];
@@ -208,8 +219,7 @@ void set_call(const FusedParams& params, Arguments& a) {
 enum class Part { both, main, merge };
 
 cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
-  if (!unsupported_reason(params.attend).empty()) return cudaErrorNotSupported;
-  if (!driver().is_complete()) return cudaErrorNotSupported;
+  if (!is_supported(params.attend) || !driver().is_complete()) return cudaErrorNotSupported;
   const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -229,7 +239,6 @@ cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
 }  // namespace
 
 std::string why_not_shape(ScalarType scalar, int head_dim, int block_tokens) {
-  constexpr int kMostBlockTokens = 256;
   if (scalar != ScalarType::f16 && scalar != ScalarType::bf16) return "the type is f32, expected f16 or bf16";
   if (!find_instance(scalar, head_dim)) {
     return "head_dim is " + std::to_string(head_dim) + ", expected 64, 96, 128, 192 or 256";
@@ -241,9 +250,9 @@ std::string why_not_shape(ScalarType scalar, int head_dim, int block_tokens) {
 }
 
 std::string unsupported_reason(const AttendParams& p) {
+  if (is_supported(p)) return {};
   if (std::string reason = why_not_shape(p.scalar, p.head_dim, p.block_tokens); !reason.empty()) return reason;
   if (std::string reason = why_not_aligned(p); !reason.empty()) return reason;
-  constexpr std::int64_t kEndOfStrides = std::int64_t{1} << 39;  // of the copy engine, in elements
   for (const std::int64_t stride : {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride,
                                     p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride}) {
     if (stride < 0 || stride >= kEndOfStrides) {

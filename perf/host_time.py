@@ -5,8 +5,9 @@ usage: host_time.py [OPTION...] [PROBLEM]       PROBLEM is WORKLOAD/heads:QUERY,
 
 Several layers with K and V of their own take turns, as in a model. A figure is the median over batches of calls; a batch
 begins when the device has nothing to do, and nothing waits inside of it. The ways to call take turns too, for some batches
-each, since a shared machine is faster at one time than at another. On a CPU a call returns when its work is done, so that
-the problem there is as small as one can be. Every result is checked before it is timed.
+each, since a shared machine is faster at one time than at another; a function of Python that does nothing tells which time
+it was. On a CPU a call returns when its work is done, so that the problem there is as small as one can be. Every result is
+checked before it is timed.
 """
 
 import argparse
@@ -37,15 +38,16 @@ def main():
     print(f"{problem.name}; {device_name(options.device)}; {versions()}\n")
     print("| call | us | least | most | kernel |\n|---|---|---|---|---|")
     ways = list(calls(problem))
-    for name, _, call, out in ways:
-        check(problem, name, call, out)
+    for name, plan, call, out in ways:
+        if plan:
+            check(problem, name, call, out)
     taken = {name: [] for name, *_ in ways}
     for _ in range(options.turns):
         for name, _, call, _ in ways:
             taken[name] += batches(call, problem, options)
     rows = []
     for name, plan, *_ in ways:
-        row = dict(zip(FIELDS, (name, *figures(taken[name]), plan.kernel.name, problem.name)))
+        row = dict(zip(FIELDS, (name, *figures(taken[name]), plan.kernel.name if plan else "", problem.name)))
         rows.append(row | {"device": device_name(options.device), "versions": versions()})
         print("| " + " | ".join(row[field] for field in FIELDS[:5]) + " |", flush=True)
     if options.csv:
@@ -68,7 +70,7 @@ def parse():
 
 
 def calls(problem):
-    """(name, plan, call(layer), outputs of the layers) for each way to call."""
+    """(name, plan, call(layer), outputs of the layers) for each way to call; without a plan it attends to nothing."""
     snapshot = problem.snapshot()
     arrays = espalier.TreeArrays(snapshot)
 
@@ -96,10 +98,15 @@ def calls(problem):
 
         return call
 
+    def nothing(layer):
+        q, k, v, out, lse = layers[layer]
+        do_nothing(plan, q, k, v, out, lse, stream=0)
+
     def attend_on_current_stream(layer):
         q, k, v, out, lse = layers[layer]
         espalier.attend(plan, q, k, v, out, lse, stream=current_stream(q))
 
+    yield "a function of Python that does nothing", None, nothing, None
     yield "attend, tensors", plan, attend(plan, layers), out
     yield "attend, arrays wrapped once", plan, attend(plan, wrapped), out
     if problem.device.type == "cuda":
@@ -110,6 +117,10 @@ def calls(problem):
     yield "TreeAttention, outputs given", plan, lambda layer: attention(*layers[layer]), out
     yield "TreeAttention", plan, lambda layer: attention(*layers[layer][:3]), None
     yield "torch.ops.espalier.attend", plan, lambda layer: operator(attention._handle, *layers[layer], 0.0, 0.0), out
+
+
+def do_nothing(plan, q, k, v, out, lse, *, stream):
+    pass
 
 
 def check(problem, name, call, out):

@@ -1,6 +1,7 @@
 #include "espalier/attention.hpp"
 
 #include <cstdint>
+#include <source_location>
 #include <string>
 #include <string_view>
 
@@ -38,8 +39,9 @@ int told_to_tools(const Exec& exec, const char* label, const Launch& launch) {
 }
 
 void expects_success(const FusedKernel& kernel, const char* function, int status) {
-  expects(status == 0, ErrorCode::backend_failure, function, ": kernel ", kernel.name,
-          " could not be launched: ", status == 0 ? "" : kernel.status_text(status));
+  if (status == 0) return;
+  fail(std::source_location::current(), ErrorCode::backend_failure, function, ": kernel ", kernel.name,
+       " could not be launched: ", kernel.status_text(status));
 }
 
 template <ExecutionSpace Exec>

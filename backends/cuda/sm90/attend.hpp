@@ -26,7 +26,8 @@ struct FusedParams {
 /// The same for a call: type, sizes, alignment, strides.
 [[nodiscard]] std::string unsupported_reason(const detail::AttendParams& params);
 
-/// Enqueues the main launch and the merge. Allocates nothing and waits for nothing.
+/// Enqueues the main launch and the merge. Waits for nothing, and allocates nothing but, at a thread's first call, host
+/// memory for what it keeps.
 /// @returns what CUDA says; cudaErrorNotSupported where unsupported_reason() has something to say
 [[nodiscard]] cudaError_t attend(const FusedParams& params, cudaStream_t stream);
 

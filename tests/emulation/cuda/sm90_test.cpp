@@ -308,8 +308,9 @@ TEST_CASE("tensor maps are encoded once for the layers of one shape, in emulated
   CHECK(maps_encoded_by(layers.front()) == 0);  // the same arrays again
 
   for (const int group : {2, 3, 5, 6}) CHECK(maps_encoded_by(add({group, 1, 64})) > 0);
-  CHECK(maps_encoded_by(layers.front()) > 0);  // forgotten for the others
-  for (Layer& layer : layers) maps_encoded_by(layer);
+  for (int round = 0; round < 2; ++round) {  // layers that come back, some of which have lost their place
+    for (Layer& layer : layers) maps_encoded_by(layer);
+  }
 }
 
 TEST_CASE("kernels of sm_90 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {

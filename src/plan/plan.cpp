@@ -163,7 +163,7 @@ struct Plan<Exec>::Impl {
   PlanConfig config;
   bool updated = false;
   detail::TreeView tree{};
-  mutable plan::Settled settled;
+  plan::Settled settled;
   std::unique_ptr<plan::StreamPlan<Exec>> streams;  // instead of all that follows
   Array<plan::Totals> totals;
   Array<plan::Counts> before;

@@ -40,8 +40,8 @@ int told_to_tools(const Exec& exec, const char* label, const Launch& launch) {
 
 void expects_success(const FusedKernel& kernel, const char* function, int status) {
   if (status == 0) return;
-  fail(std::source_location::current(), ErrorCode::backend_failure, function, ": kernel ", kernel.name,
-       " could not be launched: ", kernel.status_text(status));
+  detail::fail(std::source_location::current(), ErrorCode::backend_failure, function, ": kernel ", kernel.name,
+               " could not be launched: ", kernel.status_text(status));
 }
 
 template <ExecutionSpace Exec>

@@ -114,7 +114,7 @@ def plot(rows, path):
     rows = [row for row in rows if row.get("times_espalier")]
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     libraries = list(dict.fromkeys(row["library"] for row in rows))
-    figure, axes = pyplot.subplots(figsize=(10, 1 + 0.22 * (len(libraries) + 1) * len(problems)))
+    figure, axes = pyplot.subplots(figsize=(10, 1 + 0.13 * (len(libraries) + 1) * len(problems)))
     height = 1 / (len(libraries) + 1)
     for index, library in enumerate(libraries):
         own = {row["problem"]: float(row["times_espalier"]) for row in rows if row["library"] == library}

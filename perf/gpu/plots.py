@@ -69,7 +69,7 @@ def draw_sweeps(by_rows, by_prefix, by_depth):
     draw_sweep(panels[1], by_prefix, lambda counts, tokens: tokens[0], "tokens shared by 64 rows, 32 of its own each")
     draw_sweep(panels[2], by_depth, lambda counts, tokens: len(counts), "levels (256 rows, 1,280 tokens on each path)")
     panels[0].set_ylabel("microseconds")
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

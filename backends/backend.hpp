@@ -34,6 +34,9 @@ struct TileSize {
 /// A cudaStream_t or hipStream_t; null where a kernel is emulated on the CPU.
 using Stream = void*;
 
+inline constexpr std::uint64_t kNoCapture = 0;                ///< the stream runs what is enqueued
+inline constexpr std::uint64_t kUnknownCapture = UINT64_MAX;  ///< nobody can say
+
 /// One fused kernel. The functions that answer "why not" return nothing where it can, else half a sentence with the values
 /// that are wrong ("head_dim is 80, expected 64, 96, 128, 192 or 256"). They are cheap enough for every call.
 /// What enqueues returns the status of the vendor's runtime, 0 for success, and neither allocates nor waits.
@@ -48,8 +51,12 @@ struct FusedKernel {
   TileSize (*tile_size)(const Shape& shape);                             ///< null where the form is streams
   int (*attend_tiles)(const detail::AttendParams& call, Stream stream);  ///< null where the form is streams
   /// Null where the form is tiles. `call.plan` is not read. `q_rows` rows of q are there, at least those of the plan.
+  /// Where the plan is settled, no launch that may still run in front of this one writes it.
   int (*attend_streams)(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows,
-                        Stream stream);
+                        bool is_settled, Stream stream);
+  /// The number of the capture that a stream is in, kNoCapture or kUnknownCapture; null where nothing is
+  /// captured.
+  std::uint64_t (*capture_of)(Stream stream);
   int (*append)(const detail::AppendParams& call, Stream stream);  ///< null: the portable one is used
   std::string (*status_text)(int status);                          ///< what the vendor's runtime calls a status
   bool is_emulated = false;                                        ///< on the CPU, lane by lane: only for tests

@@ -4,8 +4,10 @@
 usage: host_time.py [OPTION...] [PROBLEM]       PROBLEM is WORKLOAD/heads:QUERY,KV,DIM/TYPE, as in problems.txt
 
 Several layers with K and V of their own take turns, as in a model. A figure is the median over batches of calls; a batch
-begins when the device has nothing to do, and nothing waits inside of it. On a CPU a call returns when its work is done,
-so that the problem there is as small as one can be. Every result is checked before it is timed.
+begins when the device has nothing to do, and nothing waits inside of it. The ways to call take turns too, for some batches
+each, since a shared machine is faster at one time than at another; a function of Python that does nothing tells which time
+it was. On a CPU a call returns when its work is done, so that the problem there is as small as one can be. Every result is
+checked before it is timed.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import torch
 from espalier.torch import TreeAttention, current_stream
 
 sys.path.insert(0, str(Path(__file__).parent))
-from compare import LARGEST_ERROR, device_name, versions  # noqa: E402
+from peers.measuring import LARGEST_ERROR, default_device, device_name, versions  # noqa: E402
 from peers.problem import Problem  # noqa: E402
 
 PROBLEMS = {"cuda": "layers:1,16,64/1024,256,32/heads:32,8,128/bf16", "cpu": "layers:1/1/heads:1,1,8/f32"}
@@ -35,11 +37,17 @@ def main():
         sys.exit(f"host_time.py: {error}")
     print(f"{problem.name}; {device_name(options.device)}; {versions()}\n")
     print("| call | us | least | most | kernel |\n|---|---|---|---|---|")
+    ways = list(calls(problem))
+    for name, plan, call, out in ways:
+        if plan:
+            check(problem, name, call, out)
+    taken = {name: [] for name, *_ in ways}
+    for _ in range(options.turns):
+        for name, _, call, _ in ways:
+            taken[name] += batches(call, problem, options)
     rows = []
-    for name, plan, call, out in calls(problem):
-        check(problem, name, call, out)
-        taken = batches(call, problem, options)
-        row = dict(zip(FIELDS, (name, *figures(taken), plan.kernel.name, problem.name)))
+    for name, plan, *_ in ways:
+        row = dict(zip(FIELDS, (name, *figures(taken[name]), plan.kernel.name if plan else "", problem.name)))
         rows.append(row | {"device": device_name(options.device), "versions": versions()})
         print("| " + " | ".join(row[field] for field in FIELDS[:5]) + " |", flush=True)
     if options.csv:
@@ -52,16 +60,17 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("problem", nargs="?", metavar="PROBLEM", help="such as star:2048,64,64/heads:32,8,128/bf16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default=default_device(), choices=["cpu", "cuda"])
     parser.add_argument("--layers", type=int, default=4, help="layers that take turns (4)")
-    parser.add_argument("--batches", type=int, default=40, help="batches, of which the median is taken (40)")
+    parser.add_argument("--turns", type=int, default=20, help="turns of each way to call (20)")
+    parser.add_argument("--batches", type=int, default=10, help="batches of a turn (10); the median is over those of all")
     parser.add_argument("--calls", type=int, default=50, help="calls of a batch (50)")
     parser.add_argument("--csv", metavar="FILE", help="writes the figures")
     return parser.parse_args()
 
 
 def calls(problem):
-    """(name, plan, call(layer), outputs of the layers) for each way to call."""
+    """(name, plan, call(layer), outputs of the layers) for each way to call; without a plan it attends to nothing."""
     snapshot = problem.snapshot()
     arrays = espalier.TreeArrays(snapshot)
 
@@ -83,20 +92,35 @@ def calls(problem):
     operator = torch.ops.espalier.attend
 
     def attend(plan, layers, stream=0):
-        return lambda layer: espalier.attend(plan, *layers[layer], stream=stream)
+        def call(layer):
+            q, k, v, out, lse = layers[layer]
+            espalier.attend(plan, q, k, v, out, lse, stream=stream)
 
+        return call
+
+    def nothing(layer):
+        q, k, v, out, lse = layers[layer]
+        do_nothing(plan, q, k, v, out, lse, stream=0)
+
+    def attend_on_current_stream(layer):
+        q, k, v, out, lse = layers[layer]
+        espalier.attend(plan, q, k, v, out, lse, stream=current_stream(q))
+
+    yield "a function of Python that does nothing", None, nothing, None
     yield "attend, tensors", plan, attend(plan, layers), out
     yield "attend, arrays wrapped once", plan, attend(plan, wrapped), out
     if problem.device.type == "cuda":
-        stream = torch.cuda.Stream()  # kept until it is timed
+        stream = torch.cuda.Stream()
         yield "attend, a stream of its own", plan, attend(plan, layers, stream.cuda_stream), out
     yield "attend, portable kernel", portable, attend(portable, layers), out
-    yield "current_stream and attend", plan, lambda layer: espalier.attend(
-        plan, *layers[layer], stream=current_stream(layers[layer][0])
-    ), out  # fmt: skip
+    yield "current_stream and attend", plan, attend_on_current_stream, out
     yield "TreeAttention, outputs given", plan, lambda layer: attention(*layers[layer]), out
     yield "TreeAttention", plan, lambda layer: attention(*layers[layer][:3]), None
     yield "torch.ops.espalier.attend", plan, lambda layer: operator(attention._handle, *layers[layer], 0.0, 0.0), out
+
+
+def do_nothing(plan, q, k, v, out, lse, *, stream):
+    pass
 
 
 def check(problem, name, call, out):

@@ -1,6 +1,7 @@
 #include "espalier/attention.hpp"
 
 #include <cstdint>
+#include <source_location>
 #include <string>
 #include <string_view>
 
@@ -38,8 +39,9 @@ int told_to_tools(const Exec& exec, const char* label, const Launch& launch) {
 }
 
 void expects_success(const FusedKernel& kernel, const char* function, int status) {
-  expects(status == 0, ErrorCode::backend_failure, function, ": kernel ", kernel.name,
-          " could not be launched: ", status == 0 ? "" : kernel.status_text(status));
+  if (status == 0) return;
+  detail::fail(std::source_location::current(), ErrorCode::backend_failure, function, ": kernel ", kernel.name,
+               " could not be launched: ", kernel.status_text(status));
 }
 
 template <ExecutionSpace Exec>
@@ -53,10 +55,15 @@ void attend_fused(const Exec& exec, const Plan<Exec>& plan, AttendParams& params
   const FusedKernel& kernel = *plan.fused_kernel();
   if (plan.rows() == 0) return;
   const int status = told_to_tools(exec, "espalier::attend", [&] {
-    if (kernel.form == PlanForm::streams)
-      return kernel.attend_streams(params, plan.stream_view(), plan.rows(), stream_of(exec));
+    const backend::Stream stream = stream_of(exec);
+    if (kernel.form == PlanForm::streams) {
+      const bool is_settled = plan.enter_stream(stream, kernel.capture_of);
+      const int launched = kernel.attend_streams(params, plan.stream_view(), plan.rows(), is_settled, stream);
+      if (launched != 0) plan.forget_stream();
+      return launched;
+    }
     params.plan = plan.view();
-    return kernel.attend_tiles(params, stream_of(exec));
+    return kernel.attend_tiles(params, stream);
   });
   expects_success(kernel, "attend", status);
 }

@@ -48,8 +48,16 @@ std::string why_not_shape(const Shape& shape) {
 
 std::string why_not_params(const detail::AttendParams& call) { return kernel::unsupported_reason(call); }
 
-int attend(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows, Stream stream) {
-  return kernel::attend({call, plan, q_rows, false}, on(stream));
+int attend(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows, bool is_settled,
+           Stream stream) {
+  return kernel::attend({call, plan, q_rows, is_settled}, on(stream));
+}
+
+std::uint64_t capture_of(Stream stream) {
+  cudaStreamCaptureStatus status;
+  unsigned long long number = 0;
+  if (cudaStreamGetCaptureInfo(on(stream), &status, &number) != cudaSuccess) return kUnknownCapture;
+  return status == cudaStreamCaptureStatusActive ? number : kNoCapture;
 }
 
 }  // namespace sm90
@@ -101,6 +109,7 @@ constexpr std::array kKernels = {
                 .tile_size = nullptr,
                 .attend_tiles = nullptr,
                 .attend_streams = sm90::attend,
+                .capture_of = sm90::capture_of,
                 .append = gpu::enqueue_append,
                 .status_text = status_text},
     FusedKernel{.name = "cuda-sm80",
@@ -113,6 +122,7 @@ constexpr std::array kKernels = {
                 .tile_size = sm80::tile_size,
                 .attend_tiles = sm80::attend,
                 .attend_streams = nullptr,
+                .capture_of = nullptr,
                 .append = gpu::enqueue_append,
                 .status_text = status_text},
     simt::kernel(),

@@ -35,6 +35,7 @@ constexpr backend::FusedKernel simt_kernel(const char* name, const char* space) 
           .tile_size = nullptr,
           .attend_tiles = enqueue_simt_attend,
           .attend_streams = nullptr,
+          .capture_of = nullptr,
           .append = enqueue_append,
           .status_text = nullptr};
 }

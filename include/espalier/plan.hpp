@@ -144,6 +144,11 @@ class Plan {
   /// The same for kernels that read wide and narrow tiles; asking a plan without them is an error of the program.
   [[nodiscard]] detail::FusedPlanView stream_view() const;
 
+  /// For attend(), of stream_view(), before it enqueues on a stream: whether it may read the plan before the launch in front
+  /// has ended (plan/settled.hpp). False: it has to wait. forget_stream() where it could not be enqueued after all.
+  [[nodiscard]] bool enter_stream(void* stream, std::uint64_t (*capture_of)(void*)) const;
+  void forget_stream() const;
+
   /// The fused kernel that the plan was made for, null for the portable one; and whether it must be that kernel. For
   /// attend().
   [[nodiscard]] const backend::FusedKernel* fused_kernel() const;

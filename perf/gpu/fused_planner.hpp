@@ -101,6 +101,8 @@ class FusedPlanner {
   };
   using Pieces = std::vector<std::vector<Piece>>;
 
+  static constexpr int kWarps = 8;  ///< of a worker that take narrow tiles
+
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
   [[nodiscard]] int pairs_of(int node) const { return (tree_.row_end[at(node)] - tree_.row_begin[at(node)]) * group_; }
   /// Tokens that all rows of the node see.
@@ -321,16 +323,34 @@ class FusedPlanner {
     const bool large = bytes > config_.large_bytes;
     if (config_.wide_fixed_blocks < 0) config_.wide_fixed_blocks = large ? 1 : 0.5;
     if (config_.turn < 0) config_.turn = large ? 10 : 6;
-    if (!large) config_.queue_share = 0;
+    uncut_steps_ = uncut_steps();
+    if (!large || uncut_steps_ > 0) config_.queue_share = 0;
+  }
+
+  /// Steps up to which a narrow stream stays whole. Where nothing is wide and every warp has a stream, the whole machine
+  /// streams until the end, and cutting would cost partials and balance nothing: 50 of 132 multiprocessors saturate memory,
+  /// so that it does not matter which of them end early, as long as a fifth of the warps work in the last round.
+  [[nodiscard]] int uncut_steps() const {
+    const std::int64_t warps = std::int64_t{kWarps} * config_.workers, streams = std::ssize(narrow_);
+    if (!wide_.empty() || narrow_bytes_ <= config_.large_bytes || streams < warps) return 0;
+    const std::int64_t last_round = streams % warps;
+    if (last_round > 0 && 5 * last_round < warps && streams < 8 * warps) return 0;
+    std::int64_t steps = 0;
+    for (const NarrowStream& s : narrow_) steps += s.step_end - s.step_begin;
+    return static_cast<int>(steps / warps);
   }
 
   [[nodiscard]] double step_bytes() const { return 16.0 * config_.head_dim * 4; }
+  [[nodiscard]] int stream_steps(int stream) const {
+    return narrow_[at(stream)].step_end - narrow_[at(stream)].step_begin;
+  }
   [[nodiscard]] double step_time() const { return step_bytes() / (config_.narrow_rate * 1e3); }
 
-  /// Gives worker order[k] the next pieces of the line until its time is full. Lengths and times in units of work.
+  /// Gives worker order[k] the next pieces of the line until its time is full. Lengths and times in units of work. What is no
+  /// longer than `uncut` stays whole.
   /// @returns the earliest common finish
   static double spread(const std::vector<int>& lengths, const std::vector<double>& busy, const std::vector<int>& order,
-                       double fixed, int least, int grain, Pieces& pieces) {
+                       double fixed, int least, int grain, int uncut, Pieces& pieces) {
     const auto fits = [&](double finish, Pieces* out) {
       if (out) out->assign(busy.size(), {});
       std::size_t k = 0;
@@ -345,7 +365,7 @@ class FusedPlanner {
             if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, lengths[i]});
             left -= rest + fixed;
             done = lengths[i];
-          } else if (part >= least && rest - part >= least) {
+          } else if (part >= least && rest - part >= least && lengths[i] > uncut) {
             if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, done + part});
             done += part;
             left = -1;
@@ -387,7 +407,7 @@ class FusedPlanner {
       for (const WideStream& s : wide_) lengths.push_back(s.blocks);
       std::vector<int> order(at(gangs));
       std::iota(order.begin(), order.end(), 0);
-      spread(lengths, std::vector<double>(at(gangs), 0.0), order, config_.wide_fixed_blocks, 1, 1, b.wide);
+      spread(lengths, std::vector<double>(at(gangs), 0.0), order, config_.wide_fixed_blocks, 1, 1, 0, b.wide);
       for (int w = 0; w < gangs * gang_; ++w) {
         for (const Piece& p : b.wide[at(w / gang_)]) {
           wide_time[at(w)] +=
@@ -410,7 +430,7 @@ class FusedPlanner {
       std::stable_sort(order.begin(), order.end(), [&](int a, int c) { return busy[at(a)] < busy[at(c)]; });
       lengths.clear();
       for (const NarrowStream& s : narrow_) lengths.push_back(s.step_end - s.step_begin);
-      const double finish = spread(lengths, busy, order, config_.narrow_fixed_steps, 2, 2, b.narrow);
+      const double finish = spread(lengths, busy, order, config_.narrow_fixed_steps, 2, 2, uncut_steps_, b.narrow);
       for (const auto& list : b.narrow) {
         for (const Piece& p : list) partials += narrow_[at(p.stream)].pairs;
       }
@@ -510,7 +530,8 @@ class FusedPlanner {
         // About two pieces for each of the eight warps.
         const int most = std::clamp((total + 15) / 16, config_.least_cut, 48);
         for (const Piece& p : balance_.narrow[at(w)]) {
-          const int length = p.end - p.begin, parts = (length + most - 1) / most;
+          const int length = p.end - p.begin;
+          const int parts = stream_steps(p.stream) <= uncut_steps_ ? 1 : (length + most - 1) / most;
           const auto bound = [&](int i) {
             const int b = static_cast<int>(static_cast<std::int64_t>(length) * i / parts);
             return p.begin + (i == parts ? length : b & ~1);
@@ -626,6 +647,7 @@ class FusedPlanner {
   PlannerConfig config_;
   int group_ = 1, gang_ = 1, pack_steps_ = 3;
   double narrow_bytes_ = 0;
+  int uncut_steps_ = 0;
   std::vector<Kind> kind_;
   std::vector<bool> absorbed_;
   std::vector<Chain> chains_;

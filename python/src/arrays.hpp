@@ -7,6 +7,7 @@
 #include <Kokkos_Core.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <iosfwd>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -41,24 +42,32 @@ inline constexpr int kDeviceOf =
         : nb::device::cuda::value;
 #endif
 
-[[nodiscard]] const char* name_of_device(int device);
-[[nodiscard]] std::string name_of_dtype(nb::dlpack::dtype dtype);
+/// A device and an element type that are written as their names, such as "CUDA" and "f16". Checks take them instead of the
+/// names, so that these are made for a message alone.
+struct NamedDevice {
+  int device;
+};
+struct NamedDtype {
+  nb::dlpack::dtype dtype;
+};
+std::ostream& operator<<(std::ostream& out, NamedDevice named);
+std::ostream& operator<<(std::ostream& out, NamedDtype named);
 
 /// @throws Error{invalid_argument} naming the array, unless it has this rank, strides that are not negative, and lies
 /// in the memory of Space
-template <class Space = Exec, class Array>
-void expects_array(const Array& array, int rank, const char* function, const char* name) {
-  detail::expects(int(array.ndim()) == rank, ErrorCode::invalid_argument, function, ": ", name, " has ", array.ndim(),
-                  " dimensions, expected ", rank);
+template <int kRank, class Space, class Array>
+void expects_array(const Array& array, const char* function, const char* name) {
+  detail::expects(int(array.ndim()) == kRank, ErrorCode::invalid_argument, function, ": ", name, " has ", array.ndim(),
+                  " dimensions, expected ", kRank);
   detail::expects(array.device_type() == kDeviceOf<Space>, ErrorCode::invalid_argument, function, ": ", name,
-                  " lies in ", name_of_device(array.device_type()), " memory, expected ",
-                  name_of_device(kDeviceOf<Space>), " memory: this build runs on ", Exec::name());
+                  " lies in ", NamedDevice{array.device_type()}, " memory, expected ", NamedDevice{kDeviceOf<Space>},
+                  " memory: this build runs on ", Exec::name());
   if constexpr (kDeviceOf<Space> != nb::device::cpu::value) {
     detail::expects(array.device_id() == device_of_kokkos(), ErrorCode::invalid_argument, function, ": ", name,
                     " lies on device ", array.device_id(), ", expected device ", device_of_kokkos(),
                     ", which Kokkos was initialised for");
   }
-  for (int dimension = 0; dimension < rank; ++dimension)
+  for (int dimension = 0; dimension < kRank; ++dimension)
     detail::expects(array.stride(std::size_t(dimension)) >= 0, ErrorCode::invalid_argument, function, ": ", name,
                     " has stride ", array.stride(std::size_t(dimension)), " in dimension ", dimension,
                     ", expected 0 or more");
@@ -91,9 +100,9 @@ constexpr const char* name_of_element() {
 template <class T, int kRank, class Space = Exec, class Array>
 StridedView<T, kRank, Space> view_of(const Array& array, const char* function, const char* name) {
   using Element = std::remove_const_t<T>;
-  expects_array<Space>(array, kRank, function, name);
+  expects_array<kRank, Space>(array, function, name);
   detail::expects(has_elements<Element>(array.dtype()), ErrorCode::invalid_argument, function, ": ", name,
-                  " has elements of type ", name_of_dtype(array.dtype()), ", expected ", name_of_element<Element>());
+                  " has elements of type ", NamedDtype{array.dtype()}, ", expected ", name_of_element<Element>());
   Kokkos::LayoutStride layout;
   for (std::size_t dimension = 0; dimension < std::size_t(kRank); ++dimension) {
     layout.dimension[dimension] = array.shape(dimension);

@@ -3,11 +3,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include <optional>
-#include <string>
+#include <string_view>
 #include <utility>
 
 #include "arrays.hpp"
@@ -19,7 +17,7 @@ namespace {
 
 using namespace nb::literals;
 
-Kernel kernel_of(const std::string& name) {
+Kernel kernel_of(std::string_view name) {
   const auto kernel = kernel_from_name(name);
   detail::expects(kernel.has_value(), ErrorCode::invalid_argument, "kernel is '", name,
                   "', expected 'automatic', 'portable' or 'fused'");
@@ -58,7 +56,7 @@ void append_tokens(const InArray& slots, const InArray& k_new, const InArray& v_
 }
 
 void attend_tree(PlanObject& self, const InArray& q, const InArray& k, const InArray& v, const OutArray& out,
-                 const std::optional<OutArray>& lse, float scale, float soft_cap, const std::string& kernel,
+                 const std::optional<OutArray>& lse, float scale, float soft_cap, const char* kernel,
                  std::uintptr_t stream) {
   const Plan<Exec>& plan = *self.plan;
   const AttendOptions options{scale, soft_cap, kernel_of(kernel)};

@@ -77,8 +77,10 @@ HostExec host_instance() {
 }
 
 int device_of_kokkos() {
-  start_runtime();
-  static const int device = Kokkos::device_id();
+  static const int device = [] {
+    start_runtime();
+    return Kokkos::device_id();
+  }();
   return device;
 }
 

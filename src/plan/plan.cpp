@@ -14,6 +14,7 @@
 #include "choose_kernel.hpp"
 #include "espalier/error.hpp"
 #include "report.hpp"
+#include "settled.hpp"
 #include "streams/stream_plan.hpp"
 
 namespace espalier {
@@ -162,6 +163,7 @@ struct Plan<Exec>::Impl {
   PlanConfig config;
   bool updated = false;
   detail::TreeView tree{};
+  plan::Settled settled;
   std::unique_ptr<plan::StreamPlan<Exec>> streams;  // instead of all that follows
   Array<plan::Totals> totals;
   Array<plan::Counts> before;
@@ -299,6 +301,7 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
   }
   impl_->tree = tree.view();
   impl_->updated = true;
+  impl_->settled.forget();
   if (impl_->streams) return impl_->streams->update(exec, impl_->tree);
   plan::with_recipe(impl_->config, context_of(impl_->tree, impl_->config, impl_->rule), impl_->scratch.data(),
                     [&](const auto& recipe) { impl_->build(exec, recipe); });
@@ -308,6 +311,7 @@ template <ExecutionSpace Exec>
 void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
   plan::check_growth(impl_->updated, impl_->tree, tree.nodes(), tree.rows());
   impl_->tree = tree.view();
+  impl_->settled.forget();
   if (impl_->streams) return impl_->streams->grow(exec, impl_->tree);
   const auto grow_with = [&](const auto& run, std::int32_t stride) {
     run.each("espalier::Plan::grow", stride, plan::GrowPlan{{impl_->tree, impl_->arrays(stride)}});
@@ -412,6 +416,16 @@ detail::FusedPlanView Plan<Exec>::stream_view() const {
   expects(impl_->streams != nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
           ", whose tiles have another form than those of stream_view()");
   return impl_->streams->view();
+}
+
+template <ExecutionSpace Exec>
+bool Plan<Exec>::enter_stream(void* stream, std::uint64_t (*capture_of)(void*)) const {
+  return impl_->settled.enter(stream, [&] { return capture_of == nullptr ? plan::kNoCapture : capture_of(stream); });
+}
+
+template <ExecutionSpace Exec>
+void Plan<Exec>::forget_stream() const {
+  impl_->settled.forget();
 }
 
 template <ExecutionSpace Exec>

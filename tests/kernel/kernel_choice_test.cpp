@@ -27,7 +27,8 @@ struct Calls {
   int broad = 0;
   int append = 0;
   int streams = 0;
-  int status = 0;  ///< what the next launch says
+  int settled = 0;  ///< of those
+  int status = 0;   ///< what the next launch says
   bool spoils_lse = false;
 };
 Calls calls;
@@ -60,8 +61,9 @@ int attend_tiles(const AttendParams& call, backend::Stream stream) {
 
 /// Leaves out as it is: no kernel of the CPU reads such plans.
 int attend_streams(const AttendParams& call, const espalier::detail::FusedPlanView& plan, std::int32_t q_rows,
-                   backend::Stream) {
+                   bool is_settled, backend::Stream) {
   ++calls.streams;
+  calls.settled += is_settled ? 1 : 0;
   CHECK(plan.header->rows == 4);
   CHECK(q_rows == 4);
   CHECK(call.head_dim == 64);
@@ -78,15 +80,15 @@ std::string status_text(int status) { return "status " + std::to_string(status);
 
 const std::vector<FusedKernel> kKernels = {
     {"test-absent", Exec::name(), backend::PlanForm::tiles, true, no_device, takes_any_shape, takes_any_params,
-     tile_size, attend_tiles<&Calls::broad>, nullptr, append_tokens, status_text},
+     tile_size, attend_tiles<&Calls::broad>, nullptr, nullptr, append_tokens, status_text},
     {"test-narrow", Exec::name(), backend::PlanForm::tiles, true, runs, takes_head_dim_16, takes_even_strides,
-     tile_size, attend_tiles<&Calls::narrow>, nullptr, append_tokens, status_text},
+     tile_size, attend_tiles<&Calls::narrow>, nullptr, nullptr, append_tokens, status_text},
     {"test-broad", Exec::name(), backend::PlanForm::tiles, false, runs, takes_any_shape, takes_any_params, tile_size,
-     attend_tiles<&Calls::broad>, nullptr, nullptr, status_text},
+     attend_tiles<&Calls::broad>, nullptr, nullptr, nullptr, status_text},
     {"test-streams", Exec::name(), backend::PlanForm::streams, false, runs, takes_any_shape, takes_even_strides,
-     nullptr, nullptr, attend_streams, nullptr, status_text},
+     nullptr, nullptr, attend_streams, nullptr, nullptr, status_text},
     {"test-elsewhere", "Abacus", backend::PlanForm::tiles, true, runs, takes_any_shape, takes_any_params, tile_size,
-     attend_tiles<&Calls::broad>, nullptr, nullptr, status_text},
+     attend_tiles<&Calls::broad>, nullptr, nullptr, nullptr, status_text},
 };
 
 const Tree kTree{"siblings", {{-1, 30}, {0, 70}, {0, 12}, {2, 9}}, {{1}, {2}, {3}, {3, 4}}};
@@ -244,9 +246,18 @@ TEST_CASE("a kernel that reads streams gets its own plan, which no other kernel 
   Problem<Exec, float16> problem(exec, kTree, heads, inputs, setup);
   problem.attend(exec);
   CHECK(calls.streams == 1);
+  CHECK(calls.settled == 0);
+  problem.attend(exec);
+  CHECK(calls.settled == 1);
   problem.plan().grow(exec, problem.tree());
   problem.attend(exec);
-  CHECK(calls.streams == 2);
+  CHECK(calls.streams == 3);
+  CHECK(calls.settled == 1);
+  calls.status = 77;
+  CHECK(wrong_error(ErrorCode::backend_failure, "status 77", [&] { problem.attend(exec); }) == "");
+  calls.status = 0;
+  problem.attend(exec);
+  CHECK(calls.settled == 2);  // the one that failed would have been, this one may not be
   CHECK(problem.plan().report(exec).rows == 4);
   CHECK(wrong_error(ErrorCode::unsupported, "plan: it was made for kernel test-streams, whose tiles have another form",
                     [&] { (void)problem.plan().view(); }) == "");

@@ -290,6 +290,46 @@ TEMPLATE_LIST_TEST_CASE("wide streams of one node are not cut where cutting gain
   for (const detail::FusedTile& tile : tiles.wide_tiles) CHECK(tile.tokens == 2048);
 }
 
+TEMPLATE_LIST_TEST_CASE("streams stay whole where nothing is shared and every warp has one", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  PlanConfig config;
+  config.heads = {32, 8, 128};
+  config.scalar = Scalar::bf16;
+  config.workers = 132;
+  // 256 sequences of 8 KV heads are nearly two rounds of 132 blocks of 8 warps; 140 are a round and a bit, where the bit would
+  // leave most warps idle; with one longer than what a warp has on average, the others still stay whole.
+  struct Batch {
+    std::int32_t sequences, first;
+    bool whole;
+  };
+  for (const Batch& batch : {Batch{256, 1024, true}, {140, 1024, false}, {256, 40000, true}}) {
+    INFO(batch.sequences << " sequences of 1,024 tokens, but for the first, of " << batch.first);
+    std::vector<NodeSpec> nodes{{-1, batch.first}};
+    for (std::int32_t i = 1; i < batch.sequences; ++i) nodes.push_back({-1, 1024});
+    const TreeSnapshot snapshot = make_snapshot(nodes, {}, 32);
+    config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+    StreamPlan<TestType> plan(exec, config);
+    const TreeArrays<TestType> arrays(exec, snapshot);
+    plan.update(exec, arrays.view());
+    CHECK(wrong_in(exec, plan, snapshot) == "");
+    const FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
+    std::int32_t cut = 0;
+    for (const detail::FusedTile& tile : planned.narrow_tiles)
+      if (tile.tokens != 1024) ++cut;
+    CHECK((planned.header.queue_begin == planned.header.queue_end) == batch.whole);
+    if (!batch.whole) {
+      CHECK(cut > batch.sequences);
+    } else if (batch.first == 1024) {
+      CHECK(cut == 0);
+      CHECK(planned.merge_entries.empty());
+      for (const detail::FusedWorker& worker : planned.worker) CHECK(worker.narrow_end - worker.narrow_begin <= 16);
+    } else {
+      CHECK(cut > 8 * 40000 / (2 * 1024));
+    }
+  }
+}
+
 TEMPLATE_LIST_TEST_CASE("a plan of streams checks what it is given", "[streams]", ExecutionSpaces) {
   const TestType exec;
   const auto make = [&](const PlanConfig& config) { StreamPlan<TestType>(exec, config); };

@@ -3,8 +3,10 @@
 #include <cuda.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <string>
 
 #include "backends/cuda/sm90/instance.hpp"
@@ -27,6 +29,17 @@ const Instance* find_instance(ScalarType scalar, int head_dim) {
     case 256: return f16 ? &kF16_256 : &kBf16_256;
     default: return nullptr;
   }
+}
+
+constexpr int kMostBlockTokens = 256;
+constexpr std::int64_t kEndOfStrides = std::int64_t{1} << 39;  // of the copy engine, in elements
+
+/// Whether unsupported_reason() has nothing to say, in a few instructions: every call asks.
+bool is_supported(const AttendParams& p) {
+  const std::int64_t strides = p.q_row_stride | p.q_head_stride | p.k_block_stride | p.k_token_stride |
+                               p.k_head_stride | p.v_block_stride | p.v_token_stride | p.v_head_stride;
+  return is_aligned(p) && strides >= 0 && strides < kEndOfStrides && p.block_tokens <= kMostBlockTokens &&
+         find_instance(p.scalar, p.head_dim) != nullptr;
 }
 
 struct MapShape {
@@ -120,8 +133,7 @@ Shape shape_of(const FusedParams& params) {
           p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride};
 }
 
-/// Arguments that were made for a call. Another call of the same shape needs other addresses in their maps, no more, and the
-/// layers of a model differ in nothing else: an address costs a fifth of encoding its map.
+/// Arguments that were made for a call.
 struct MadeArguments {
   bool are_valid = false;
   Shape shape;
@@ -149,11 +161,12 @@ bool make(const FusedParams& params, const Instance& instance, Arguments& a) {
   return encode_maps(params, instance.stage_tokens, a);
 }
 
-/// Turns the maps to other arrays of the same shape.
+/// Turns the maps to other arrays of the same shape: a fifth of encoding them, or nothing where the arrays are the same.
 bool turn_maps(const AttendParams& p, MadeArguments& made) {
   Arguments& a = made.arguments;
-  const auto turn = [](std::initializer_list<CUtensorMap*> maps, const void* from, const void* to) {
+  const auto turn = [](std::initializer_list<CUtensorMap*> maps, const void*& from, const void* to) {
     if (from == to) return true;
+    from = to;
     return std::all_of(maps.begin(), maps.end(), [&](CUtensorMap* map) {
       return driver().replace_address(map, const_cast<void*>(to)) == CUDA_SUCCESS;
     });
@@ -163,28 +176,52 @@ bool turn_maps(const AttendParams& p, MadeArguments& made) {
          turn({&a.q_rows, &a.q_group, &a.q_pair}, made.q, p.q);
 }
 
-/// Arguments for the shape and the arrays of a call, kept by each thread for its last few shapes; null where CUDA refuses a
-/// map.
-Arguments* arguments_of(const FusedParams& params, const Instance& instance) {
-  constexpr int kShapes = 4;
-  thread_local MadeArguments recent[kShapes];
-  thread_local int oldest = 0;
-  const AttendParams& p = params.attend;
-  const Shape shape = shape_of(params);
-  MadeArguments* made =
-      std::find_if(recent, recent + kShapes, [&](const MadeArguments& m) { return m.are_valid && m.shape == shape; });
-  if (made != recent + kShapes) {
-    made->are_valid = turn_maps(p, *made);
-  } else {
-    made = &recent[oldest];
-    oldest = (oldest + 1) % kShapes;
-    made->shape = shape;
-    made->are_valid = make(params, instance, made->arguments);
+/// What a thread has made. The layers of a model differ in the arrays alone, and come back at every step: each finds its own
+/// arguments again, unless another has taken its place, and else begins with those of another layer.
+class MadeLayers {
+ public:
+  /// Null where CUDA refuses a map.
+  Arguments* find_or_make(const FusedParams& params, const Instance& instance) {
+    const Shape shape = shape_of(params);
+    MadeArguments& made = layers_[place_of(params)];
+    if (!made.are_valid || made.shape != shape) made = of_shape(params, instance, shape);
+    if (made.are_valid) made.are_valid = turn_maps(params.attend, made);
+    return made.are_valid ? &made.arguments : nullptr;
   }
-  made->q = p.q;
-  made->k = p.k;
-  made->v = p.v;
-  return made->are_valid ? &made->arguments : nullptr;
+
+ private:
+  static constexpr int kPlaceBits = 6;
+  static constexpr int kShapes = 4;
+
+  /// By K, and by rows, since one K may serve several trees. Multiplication spreads addresses that lie equally far apart.
+  static std::size_t place_of(const FusedParams& params) {
+    const auto k = reinterpret_cast<std::uint64_t>(params.attend.k);
+    return (k + static_cast<std::uint32_t>(params.q_rows)) * 0x9e3779b97f4a7c15u >> (64 - kPlaceBits);
+  }
+
+  const MadeArguments& of_shape(const FusedParams& params, const Instance& instance, const Shape& shape) {
+    const auto found = std::find_if(shapes_, shapes_ + kShapes,
+                                    [&](const MadeArguments& made) { return made.are_valid && made.shape == shape; });
+    if (found != shapes_ + kShapes) return *found;
+    MadeArguments& made = shapes_[oldest_];
+    oldest_ = (oldest_ + 1) % kShapes;
+    made.shape = shape;
+    made.q = params.attend.q;
+    made.k = params.attend.k;
+    made.v = params.attend.v;
+    made.are_valid = make(params, instance, made.arguments);
+    return made;
+  }
+
+  MadeArguments layers_[1 << kPlaceBits];
+  MadeArguments shapes_[kShapes];  ///< for the first layer of each
+  int oldest_ = 0;
+};
+
+/// Arguments for the shape and the arrays of a call; null where CUDA refuses a map.
+Arguments* arguments_of(const FusedParams& params, const Instance& instance) {
+  thread_local const auto made = std::make_unique<MadeLayers>();  // only of threads that attend
+  return made->find_or_make(params, instance);
 }
 
 /// Enters what belongs to one call alone.
@@ -208,8 +245,7 @@ void set_call(const FusedParams& params, Arguments& a) {
 enum class Part { both, main, merge };
 
 cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
-  if (!unsupported_reason(params.attend).empty()) return cudaErrorNotSupported;
-  if (!driver().is_complete()) return cudaErrorNotSupported;
+  if (!is_supported(params.attend) || !driver().is_complete()) return cudaErrorNotSupported;
   const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -229,7 +265,6 @@ cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
 }  // namespace
 
 std::string why_not_shape(ScalarType scalar, int head_dim, int block_tokens) {
-  constexpr int kMostBlockTokens = 256;
   if (scalar != ScalarType::f16 && scalar != ScalarType::bf16) return "the type is f32, expected f16 or bf16";
   if (!find_instance(scalar, head_dim)) {
     return "head_dim is " + std::to_string(head_dim) + ", expected 64, 96, 128, 192 or 256";
@@ -241,9 +276,9 @@ std::string why_not_shape(ScalarType scalar, int head_dim, int block_tokens) {
 }
 
 std::string unsupported_reason(const AttendParams& p) {
+  if (is_supported(p)) return {};
   if (std::string reason = why_not_shape(p.scalar, p.head_dim, p.block_tokens); !reason.empty()) return reason;
   if (std::string reason = why_not_aligned(p); !reason.empty()) return reason;
-  constexpr std::int64_t kEndOfStrides = std::int64_t{1} << 39;  // of the copy engine, in elements
   for (const std::int64_t stride : {p.q_row_stride, p.q_head_stride, p.k_block_stride, p.k_token_stride,
                                     p.k_head_stride, p.v_block_stride, p.v_token_stride, p.v_head_stride}) {
     if (stride < 0 || stride >= kEndOfStrides) {

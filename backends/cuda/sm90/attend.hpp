@@ -16,8 +16,7 @@ struct FusedParams {
   detail::AttendParams attend;
   detail::FusedPlanView plan;
   std::int32_t q_rows;  ///< rows that q holds, at least those of the plan
-  /// The plan was not written by the launch just before: read it before that one has ended. Of plans with a queue, the
-  /// counter may then be drawn from while that launch still resets it, which could lose tiles.
+  /// No launch that may still run when this one begins writes the plan: read it before those have ended.
   bool overlap_predecessor;
 };
 
@@ -27,7 +26,8 @@ struct FusedParams {
 /// The same for a call: type, sizes, alignment, strides.
 [[nodiscard]] std::string unsupported_reason(const detail::AttendParams& params);
 
-/// Enqueues the main launch and the merge. Allocates nothing and waits for nothing.
+/// Enqueues the main launch and the merge. Waits for nothing, and allocates nothing but, at a thread's first call, host
+/// memory for what it keeps.
 /// @returns what CUDA says; cudaErrorNotSupported where unsupported_reason() has something to say
 [[nodiscard]] cudaError_t attend(const FusedParams& params, cudaStream_t stream);
 

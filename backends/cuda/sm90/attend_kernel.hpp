@@ -19,8 +19,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const int thread = threadIdx.x, worker = blockIdx.x, warp = thread / kWaveLanes;
   const detail::FusedPlanView& plan = arguments.plan;
   if (arguments.wait_first) wait_for_predecessor();
-  // What comes before wait_for_predecessor() below overlaps a preceding launch's end: it reads the plan, no more, but for
-  // the queue's counter (NarrowFeed::prepare).
+  // What comes before wait_for_predecessor() below overlaps a preceding launch's end: it reads the plan, no more.
   const int4 span = __ldg(reinterpret_cast<const int4*>(plan.worker + worker));
   const int wide_tiles = span.y - span.x;
   const detail::FusedTile* wide_list = plan.wide_tiles + span.x;

@@ -54,7 +54,6 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
   }
   wait_for_predecessor();
   let_successor_start();
-  if (blockIdx.x == 0 && threadIdx.x == 0) *plan.queue_next = 0;
   if (entries == 0) return;
 
   const int lse_pair = first_pair + lane % kRows, lse_entry = lane / kRows;

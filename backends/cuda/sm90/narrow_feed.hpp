@@ -17,9 +17,8 @@ class NarrowFeed {
   __device__ __forceinline__ NarrowFeed(const Arguments& arguments, NarrowList& list, const Ring& ring)
       : arguments_(arguments), list_(list), ring_(ring), lane_(threadIdx.x % kWaveLanes) {}
 
-  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing but the plan. Where the block
-  /// has no tiles left for a second round, it draws from the queue's counter: without wait_first, perhaps while the merge in
-  /// front still resets it.
+  /// Fetches the descriptors of a first tile, number `warp` of the block's own; reads nothing but the plan. It may draw from the
+  /// queue's counter, which is settled, too: the main launch in front has ended, and merges leave it alone.
   __device__ __forceinline__ void prepare(int warp) {
     next_valid_ = warp < list_.own_tiles;
     if (!next_valid_) return;
@@ -65,7 +64,9 @@ class NarrowFeed {
       ticket_ = atomicAdd(&list_.taken, 1);
       if (ticket_ >= list_.own_tiles && list_.total > list_.own_tiles) {
         queued_ = true;
-        ticket_ = static_cast<int>(atomicAdd(arguments_.plan.queue_next, 1u));
+        // Every warp draws until it gets a number beyond the queue, once: the last of these draws leaves the counter at 0.
+        const int draws = list_.total - list_.own_tiles + kNarrowWarps * arguments_.plan.workers;
+        ticket_ = static_cast<int>(atomicInc(arguments_.plan.queue_next, static_cast<unsigned>(draws - 1)));
       }
     }
   }

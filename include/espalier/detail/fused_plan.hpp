@@ -106,7 +106,7 @@ struct FusedPlanView {
   const FusedTile* wide_tiles;
   const FusedTile* narrow_tiles;
   const FusedWorker* worker;        ///< [workers]
-  std::uint32_t* queue_next;        ///< [1]  zero between launches
+  std::uint32_t* queue_next;        ///< [1]  zero between main launches, which leave it so
   const std::int32_t* merge_begin;  ///< [ceil(rows * group / 16) * kv_heads + 1]  entries of each (pair block, KV head)
   const MergeEntry* merge_entries;
   const std::int32_t* row_visible;  ///< [rows]

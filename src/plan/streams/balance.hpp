@@ -110,6 +110,18 @@ struct WideSpans {
   }
 };
 
+/// Steps up to which a narrow stream stays whole, or 0. Where nothing is wide and every warp has a stream, the whole machine
+/// streams until the end, and cutting would cost partials and balance nothing: 50 of 132 multiprocessors saturate memory, so
+/// that it does not matter which of them end early, as long as a fifth of the warps work in the last round.
+KOKKOS_INLINE_FUNCTION std::int64_t uncut_steps(const Context& c) {
+  const std::int64_t warps = std::int64_t(kWarpsPerWorker) * c.workers;
+  const std::int64_t streams = std::int64_t(c.totals->packs.lists) * c.kv_heads;
+  if (c.totals->nodes.wide > 0 || c.large() == 0 || streams < warps) return 0;
+  const std::int64_t last_round = streams % warps;
+  if (last_round > 0 && 5 * last_round < warps && streams < 8 * warps) return 0;
+  return c.totals->packs.steps * c.kv_heads / warps;
+}
+
 /// The line of narrow streams: by list and KV head.
 struct NarrowLine {
   const Context& c;
@@ -147,12 +159,24 @@ struct NarrowLine {
     auto head = std::int32_t(in_list / stream_cost);
     const std::int64_t in_stream = in_list - head * stream_cost - fixed;
     auto offset = in_stream <= 0 ? 0 : std::int32_t((in_stream + step) / (kGrain * step)) * kGrain;
+    if (length <= c.totals->uncut) return round_of((list * c.kv_heads + head) + (2 * offset > length ? 1 : 0));
     if (offset > length - kGrain) {
       ++head;
       offset = 0;
     }
     return {{list * c.kv_heads + head, offset},
             std::int64_t(c.kv_heads) * c.lists[list].steps_before + std::int64_t(head) * length + offset};
+  }
+
+ private:
+  /// Where the nearest round of a worker's warps begins: the KV heads of the same tokens, which lie side by side in memory, are
+  /// then read at the same time.
+  KOKKOS_FUNCTION Place round_of(std::int32_t stream) const {
+    stream = (stream + kWarpsPerWorker / 2) / kWarpsPerWorker * kWarpsPerWorker;
+    if (stream >= lists * c.kv_heads) return end();
+    const std::int32_t list = stream / c.kv_heads;
+    return {{stream, 0},
+            std::int64_t(c.kv_heads) * c.lists[list].steps_before + std::int64_t(stream % c.kv_heads) * steps(list)};
   }
 };
 
@@ -276,6 +300,7 @@ struct CutWide {
     if (gang == c.workers) {  // has the least to do: no gang begins here
       c.totals->gangs = gangs;
       c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
+      c.totals->uncut = uncut_steps(c);
     }
     if (gang > gangs) return;
     const WideLine line(c);
@@ -373,7 +398,8 @@ struct CutNarrow {
     if (span > c.workers || line.lists == 0) return line.end();
     if (span == 0) return {};
     const std::int64_t all = line.cost();
-    const std::int64_t own = c.large() != 0 ? all - all / 1000 * c.costs.queue_permille : all;
+    const bool queued = c.large() != 0 && c.totals->uncut == 0;
+    const std::int64_t own = queued ? all - all / 1000 * c.costs.queue_permille : all;
     if (span == c.workers || room == 0) return line.at(own);
     const std::int64_t before = c.worker_sums[span].room;
     return line.at(own / room * before + own % room * before / room);

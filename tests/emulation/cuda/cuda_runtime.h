@@ -186,6 +186,12 @@ Value atomicAdd(Value* counter, Value more) {
   return before;
 }
 
+inline unsigned atomicInc(unsigned* counter, unsigned last) {
+  const unsigned before = *counter;
+  *counter = before >= last ? 0 : before + 1;
+  return before;
+}
+
 /// Loads that may be up to 16 bytes wide, and must then be aligned so.
 template <class Value>
 Value __ldg(const Value* source) {

@@ -25,9 +25,9 @@ std::string why_not_shape(const Shape& shape) {
 
 std::string why_not_params(const AttendParams& call) { return gpu::sm90::unsupported_reason(call); }
 
-int attend(const AttendParams& call, const FusedPlanView& plan, std::int32_t q_rows, backend::Stream) {
+int attend(const AttendParams& call, const FusedPlanView& plan, std::int32_t q_rows, bool is_settled, backend::Stream) {
   emulator::shared_limit = kSharedBytesOfBlock[1];
-  return gpu::sm90::attend({call, plan, q_rows, false}, nullptr);
+  return gpu::sm90::attend({call, plan, q_rows, is_settled}, nullptr);
 }
 
 }  // namespace sm90
@@ -65,7 +65,8 @@ void emulated_sm90_attend(const AttendParams& params, const FusedPlanView& plan,
                           const EmulatedTiming& timing) {
   emulator::run_ahead_seed = timing.run_ahead_seed;
   emulator::arrives_late = timing.arrives_late;
-  if (sm90::attend(params, plan, q_rows, nullptr) != cudaSuccess) emulator::stop("a launch fails");
+  if (sm90::attend(params, plan, q_rows, false, nullptr) != cudaSuccess) emulator::stop("a launch fails");
+  if (*plan.queue_next != 0) emulator::stop("the queue's counter is not left at zero");
   emulator::run_ahead_seed = 0;
   emulator::arrives_late = false;
 }
@@ -83,6 +84,7 @@ std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
            .tile_size = nullptr,
            .attend_tiles = nullptr,
            .attend_streams = sm90::attend,
+           .capture_of = nullptr,
            .append = nullptr,  // others of the list would append in its name
            .status_text = status_text,
            .is_emulated = true},
@@ -96,6 +98,7 @@ std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
            .tile_size = sm80::tile_size,
            .attend_tiles = sm80::attend,
            .attend_streams = nullptr,
+           .capture_of = nullptr,
            .append = nullptr,
            .status_text = status_text,
            .is_emulated = true}};

@@ -37,21 +37,45 @@ struct LineSums {
   }
 };
 
+/// Cost of the tiles of some rows, which are cut by what a tile holds: fixed + tokens * token.
+struct RowsCost {
+  std::int64_t fixed = 0;    // of tiles that read nothing
+  std::int64_t partial = 0;  // of results that are merged
+  std::int64_t token = 0;
+
+  [[nodiscard]] KOKKOS_FUNCTION std::int64_t of(std::int64_t tokens, bool merged = true) const {
+    if (tokens == 0) return 0;
+    return fixed + (merged ? partial : 0) + tokens * token;
+  }
+};
+
+/// What the group that begins at a node holds, and how it is cut.
+struct Group {
+  std::int64_t tokens = 0;        // 0 where no group begins, or it is copied
+  std::int64_t tokens_above = 0;  // those of them that are copied
+  std::int32_t above = 0;         // copied nodes that the group reads first, or kCopied
+  std::int32_t end = 0;
+  std::int32_t row_tiles = 0;
+  std::int32_t pieces = 0;
+  std::int32_t masked = 0;
+};
+
 /// What the automatic cut works on, in the memory of the execution space.
 struct AutomaticArrays {
+  RowsCost* cost;             // [nodes]  of each node's rows
   LineSums* before;           // [nodes + 1]
   std::int32_t* packed_end;   // [nodes]  end of the packed subtree that begins here, else 0
-  std::int32_t* group;        // [nodes + 1]  groups that begin before this position
+  std::int32_t* number;       // [nodes + 1]  groups that begin before this position
   std::int32_t* group_begin;  // [nodes + 1]  positions where groups begin, then `nodes`
   std::int64_t* share;        // [1]  of the cost of all tiles; what is much dearer is cut
   std::int64_t* child_rate;   // [nodes]  cost of one more token in the tiles of all children
-  std::int32_t* above;        // [nodes]  copied nodes that the node's group reads first, or kCopied
+  Group* group;               // [nodes]
 
   KOKKOS_FUNCTION static AutomaticArrays in(Scratch& scratch, std::size_t nodes) {
-    return {scratch.take<LineSums>(nodes + 1),     scratch.take<std::int32_t>(nodes),
-            scratch.take<std::int32_t>(nodes + 1), scratch.take<std::int32_t>(nodes + 1),
-            scratch.take<std::int64_t>(1),         scratch.take<std::int64_t>(nodes),
-            scratch.take<std::int32_t>(nodes)};
+    return {scratch.take<RowsCost>(nodes),         scratch.take<LineSums>(nodes + 1),
+            scratch.take<std::int32_t>(nodes),     scratch.take<std::int32_t>(nodes + 1),
+            scratch.take<std::int32_t>(nodes + 1), scratch.take<std::int64_t>(1),
+            scratch.take<std::int64_t>(nodes),     scratch.take<Group>(nodes)};
   }
 };
 
@@ -71,41 +95,32 @@ struct AutomaticContext {
            c.tree.row_end[node] == c.tree.row_end[node - 1];
   }
 
-  /// Cost of a group of `tokens` tokens for `rows` rows: rows are cut by tile_rows.
-  KOKKOS_FUNCTION std::int64_t group_cost(std::int64_t rows, std::int64_t tokens, bool merged) const {
-    if (rows == 0 || tokens == 0) return 0;
-    const std::int32_t full = std::int32_t(rows) / c.tile_rows;
-    const std::int32_t rest = std::int32_t(rows) % c.tile_rows;
-    const auto tile = [&](std::int64_t tile_rows) {
-      return cost.tile(tile_rows * c.group, tokens, merged ? tile_rows * c.group : 0);
-    };
-    return full * tile(c.tile_rows) + (rest > 0 ? tile(rest) : 0);
-  }
-
-  /// Cost of one more token in the tiles of the node's rows.
-  KOKKOS_FUNCTION std::int64_t token_rate(std::int32_t node) const {
-    const std::int32_t full = rows(node) / c.tile_rows;
-    const std::int32_t rest = rows(node) % c.tile_rows;
-    return full * cost.tokens(std::int64_t(c.tile_rows) * c.group, 1) +
-           (rest > 0 ? cost.tokens(std::int64_t(rest) * c.group, 1) : 0);
+  KOKKOS_FUNCTION RowsCost cost_of_rows(std::int32_t rows) const {
+    const std::int32_t full = rows / c.tile_rows;
+    const std::int32_t rest = rows % c.tile_rows;
+    const std::int64_t lanes = std::int64_t(rows) * c.group;
+    return {(full + (rest > 0 ? 1 : 0)) * cost.tile_ps + lanes * cost.lane_ps, lanes * cost.partial_ps,
+            full * cost.tokens(std::int64_t(c.tile_rows) * c.group, 1) +
+                (rest > 0 ? cost.tokens(std::int64_t(rest) * c.group, 1) : 0)};
   }
 
   /// The node is a group of its own, and its rows are those of its children.
   KOKKOS_FUNCTION bool may_be_copied(std::int32_t node) const {
-    const bool alone_in_group = a.group[node + 1] > a.group[node] && a.group_begin[a.group[node + 1]] == node + 1;
+    const bool alone_in_group = a.number[node + 1] > a.number[node] && a.group_begin[a.number[node + 1]] == node + 1;
     return alone_in_group && a.packed_end[node] == 0 && c.tree.subtree_end[node] > node + 1 && rows(node) > 0 &&
            c.tree.tokens[node] > 0 && c.tree.row_node[c.tree.row_begin[node]] != node;
   }
 
   /// It costs less to read `tokens` tokens in the tiles of the node's children than in its own.
   KOKKOS_FUNCTION bool better_copied(std::int32_t node, std::int64_t tokens) const {
-    return tokens * a.child_rate[node] < group_cost(rows(node), tokens, true);
+    return tokens * a.child_rate[node] < a.cost[node].of(tokens);
   }
 
-  KOKKOS_FUNCTION std::int64_t alone(std::int32_t node) const {
+  /// @param own  of the node's rows
+  KOKKOS_FUNCTION std::int64_t alone(std::int32_t node, const RowsCost& own) const {
     if (rows(node) == 0) return 0;
     if (chained(node)) return cost.tokens(std::int64_t(rows(node)) * c.group, c.tree.tokens[node]);
-    return group_cost(rows(node), c.tree.tokens[node], true);
+    return own.of(c.tree.tokens[node]);
   }
 
   /// End of the node's subtree if it is better packed, else 0.
@@ -114,16 +129,18 @@ struct AutomaticContext {
     if (end == node + 1 || rows(node) == 0) return 0;
     const std::int64_t tokens = a.before[end].tokens - a.before[node].tokens;
     // At a root nothing is left to merge with.
-    const std::int64_t packed = group_cost(rows(node), tokens, c.tree.parent[node] >= 0);
+    const std::int64_t packed = a.cost[node].of(tokens, c.tree.parent[node] >= 0);
     return packed < a.before[end].alone - a.before[node].alone ? end : 0;
   }
 };
 
-/// In `before` until they are summed.
+/// Of each node's rows; those of the nodes themselves are in `before` until they are summed.
 struct CostNodes {
   AutomaticContext x;
   KOKKOS_FUNCTION void operator()(std::int32_t node) const {
-    x.a.before[node] = {x.c.tree.tokens[node], x.alone(node)};
+    const RowsCost own = x.cost_of_rows(x.rows(node));
+    x.a.cost[node] = own;
+    x.a.before[node] = {x.c.tree.tokens[node], x.alone(node, own)};
     x.a.child_rate[node] = 0;
   }
 };
@@ -150,7 +167,7 @@ struct EndPacks {
   KOKKOS_FUNCTION void operator()(std::int32_t node) const {
     x.a.packed_end[node] = x.pack_end(node);
     const std::int32_t parent = x.c.tree.parent[node];
-    if (parent >= 0 && x.rows(node) > 0) Kokkos::atomic_add(&x.a.child_rate[parent], x.token_rate(node));
+    if (parent >= 0 && x.a.cost[node].token > 0) Kokkos::atomic_add(&x.a.child_rate[parent], x.a.cost[node].token);
   }
 };
 
@@ -165,8 +182,8 @@ struct FindPacks {
   KOKKOS_FUNCTION void operator()(std::int32_t node, std::int32_t& furthest, bool final) const {
     const std::int32_t end = x.a.packed_end[node];
     if (final) {
-      // In `group` until groups are counted: the node lies inside a pack that began before it.
-      x.a.group[node] = furthest > node ? 1 : 0;
+      // In `number` until groups are counted: the node lies inside a pack that began before it.
+      x.a.number[node] = furthest > node ? 1 : 0;
       x.a.packed_end[node] = furthest > node ? 0 : end;
     }
     furthest = furthest > end ? furthest : end;
@@ -178,15 +195,15 @@ struct FindGroups {
   using value_type = std::int32_t;
   AutomaticContext x;
   KOKKOS_FUNCTION void operator()(std::int32_t node, std::int32_t& groups, bool final) const {
-    const bool inside = x.a.group[node] != 0;
+    const bool inside = x.a.number[node] != 0;
     const bool begins = !inside && (x.a.packed_end[node] != 0 || !x.chained(node) || ends_before(node));
     if (final) {
-      x.a.group[node] = groups;
+      x.a.number[node] = groups;
       if (begins) x.a.group_begin[groups] = node;
     }
     groups += begins ? 1 : 0;
     if (final && node == x.c.tree.nodes - 1) {
-      x.a.group[node + 1] = groups;
+      x.a.number[node + 1] = groups;
       x.a.group_begin[groups] = node + 1;
     }
   }
@@ -196,10 +213,14 @@ struct FindGroups {
   KOKKOS_FUNCTION bool ends_before(std::int32_t node) const { return node > 0 && x.a.packed_end[node - 1] == node; }
 };
 
-/// Which nodes are copied, and how many of those above each node its group reads first.
-struct FindCopies {
+/// Which nodes are copied, how many of those above each node its group reads first, and what the group comes to.
+struct ShapeGroups {
   AutomaticContext x;
-  KOKKOS_FUNCTION void operator()(std::int32_t node) const {
+  KOKKOS_FUNCTION void operator()(std::int32_t node) const { x.a.group[node] = group_of(node, nodes_above(node)); }
+
+ private:
+  /// Copied nodes that the node's group reads first, or kCopied.
+  KOKKOS_FUNCTION std::int32_t nodes_above(std::int32_t node) const {
     std::int32_t run[kMostAbove];  // of nodes that may be copied, from the parent up
     std::int32_t length = 0;
     std::int32_t ancestor = x.c.tree.parent[node];
@@ -216,8 +237,55 @@ struct FindCopies {
     }
     const bool copied =
         length < kMostAbove && x.may_be_copied(node) && x.better_copied(node, tokens + x.c.tree.tokens[node]);
-    x.a.above[node] = copied ? kCopied : above;
+    return copied ? kCopied : above;
   }
+
+  KOKKOS_FUNCTION Group group_of(std::int32_t node, std::int32_t above) const {
+    const CutContext& c = x.c;
+    Group group;
+    const std::int32_t number = x.a.number[node];
+    if (above == kCopied) group.above = kCopied;
+    if (x.a.number[node + 1] == number || above == kCopied || x.rows(node) == 0) return group;
+    group.end = x.a.group_begin[number + 1];
+    for (std::int32_t copied = c.tree.parent[node]; group.above < above; copied = c.tree.parent[copied]) {
+      group.tokens_above += c.tree.tokens[copied];
+      ++group.above;
+    }
+    group.tokens = group.tokens_above + x.a.before[group.end].tokens - x.a.before[node].tokens;
+    if (group.tokens == 0) return group;
+    const std::int32_t rows = x.rows(node);
+    group.row_tiles = (rows + c.tile_rows - 1) / c.tile_rows;
+    group.pieces = pieces_of(rows < c.tile_rows ? rows : c.tile_rows, group.tokens);
+    group.masked = x.a.packed_end[node] != 0 || hides_tokens(node, group.end) ? 1 : 0;
+    return group;
+  }
+
+  /// Pieces of about a share each; but none is short, or costs as a tile more than a part of its work.
+  KOKKOS_FUNCTION std::int32_t pieces_of(std::int32_t rows, std::int64_t tokens) const {
+    const std::int64_t lanes = std::int64_t(rows) * x.c.group;
+    const std::int64_t tile = x.cost.tile(lanes, tokens, lanes);
+    const std::int64_t fixed = x.cost.tile(lanes, 0, lanes);
+    const std::int64_t share = *x.a.share;
+    if (share == 0) return 1;
+    const auto wanted = std::int64_t(double(2 * tile * x.c.heads_together(rows) + share) / double(2 * share));
+    // Where the tile alone would take longer than everything evenly spread, others would wait for it: then pieces may
+    // cost as much by themselves as their work does.
+    const bool is_last = tile > SumLine::kSharesAtATime * share;
+    const std::int64_t work = is_last ? kLastPieceWork : kPieceWork;
+    const std::int64_t most = Kokkos::min(tokens / kPieceTokens, fixed > 0 ? tile / (work * fixed) : tokens);
+    return std::int32_t(Kokkos::max<std::int64_t>(1, Kokkos::min(wanted, most)));
+  }
+  /// A row whose node lies in the group may see only the beginning of it.
+  KOKKOS_FUNCTION bool hides_tokens(std::int32_t node, std::int32_t end) const {
+    // In a chain only the last node has rows of its own, sorted by what they see.
+    const std::int32_t row = x.c.tree.row_begin[node];
+    return row < x.c.tree.row_end[node] && x.c.tree.row_node[row] >= node && x.c.tree.row_node[row] < end &&
+           x.c.tree.row_visible[row] < x.c.tree.tokens[x.c.tree.row_node[row]];
+  }
+
+  static constexpr std::int64_t kPieceTokens = 64;   ///< a piece is not shorter
+  static constexpr std::int64_t kPieceWork = 16;     ///< a piece costs at least so many times what any tile costs
+  static constexpr std::int64_t kLastPieceWork = 2;  ///< likewise, of a tile for which all others would wait
 };
 
 /// The cut over positions of the line: a position that begins no group yields nothing but its segment.
@@ -241,7 +309,7 @@ struct AutomaticCut {
     run.each("espalier::Plan::pack_ends", nodes, EndPacks{x});
     run.scan("espalier::Plan::packs", nodes, FindPacks{x});
     run.scan("espalier::Plan::groups", nodes, FindGroups{x});
-    run.each("espalier::Plan::copies", nodes, FindCopies{x});
+    run.each("espalier::Plan::shape_groups", nodes, ShapeGroups{x});
     return {c, x};
   }
 
@@ -249,18 +317,18 @@ struct AutomaticCut {
 
   KOKKOS_FUNCTION Counts count(std::int32_t node) const {
     Counts counts;
-    const Group group = group_at(node);
-    counts.segments = x.a.above[node] == kCopied ? 0 : 1 + group.above;
+    const Group& group = x.a.group[node];
+    counts.segments = group.above == kCopied ? 0 : 1 + group.above;
     if (group.tokens == 0) return counts;
     counts.tiles = group.row_tiles * group.pieces;
-    counts.partials = group.rows * group.pieces;
-    counts.cost = x.group_cost(group.rows, group.tokens, true);
+    counts.partials = std::int64_t(x.rows(node)) * group.pieces;
+    counts.cost = x.a.cost[node].of(group.tokens);
     return counts;
   }
 
   KOKKOS_FUNCTION void write_segments(std::int32_t node, detail::Segment* segments) const {
-    if (x.a.above[node] == kCopied) return;
-    std::int32_t place = group_at(node).above;
+    std::int32_t place = x.a.group[node].above;
+    if (place == kCopied) return;
     segments[place] = segment_of_node(c.tree, node);
     for (std::int32_t copied = c.tree.parent[node]; place > 0; copied = c.tree.parent[copied])
       segments[--place] = segment_of_node(c.tree, copied);
@@ -268,7 +336,7 @@ struct AutomaticCut {
 
   /// Tiles of a group go row tile by row tile, each in pieces of about equal length.
   KOKKOS_FUNCTION detail::Tile tile(std::int32_t node, std::int32_t k, const detail::Segment*, Counts& before) const {
-    const Group group = group_at(node);
+    const Group& group = x.a.group[node];
     const std::int32_t row_tile = k / group.pieces;
     const std::int32_t piece = k % group.pieces;
     const std::int64_t begin = group.tokens * piece / group.pieces;
@@ -282,70 +350,18 @@ struct AutomaticCut {
     tile.segment_begin = first.segment;
     tile.segment_end = place_of_token(node, group, end - 1).segment + 1;
     tile.skip = std::int32_t(begin - first.begin);
-    tile.masked = group.masked ? 1 : 0;
+    tile.masked = std::int8_t(group.masked);
     const std::int64_t rows_before = std::int64_t(row_tile) * c.tile_rows;
     before.partials = group.pieces * rows_before + piece * std::int64_t(tile.row_end - tile.row_begin);
-    before.cost = x.group_cost(rows_before, group.tokens, true) +
-                  x.group_cost(tile.row_end - tile.row_begin, group.tokens, true) * piece / group.pieces;
+    before.cost = row_tile > 0 ? x.cost_of_rows(std::int32_t(rows_before)).of(group.tokens) : 0;
+    if (piece > 0) {
+      const RowsCost own = group.row_tiles == 1 ? x.a.cost[node] : x.cost_of_rows(tile.row_end - tile.row_begin);
+      before.cost += own.of(group.tokens) * piece / group.pieces;
+    }
     return tile;
   }
 
  private:
-  struct Group {
-    std::int64_t tokens = 0;        // 0 where no group begins, or it is copied
-    std::int64_t tokens_above = 0;  // those of them that are copied
-    std::int64_t rows = 0;
-    std::int32_t above = 0;  // nodes that are copied
-    std::int32_t end = 0;
-    std::int32_t row_tiles = 0;
-    std::int32_t pieces = 0;
-    bool masked = false;
-  };
-
-  KOKKOS_FUNCTION Group group_at(std::int32_t node) const {
-    Group group;
-    const std::int32_t index = x.a.group[node];
-    if (x.a.group[node + 1] == index || x.a.above[node] == kCopied) return group;
-    group.end = x.a.group_begin[index + 1];
-    group.rows = x.rows(node);
-    if (group.rows == 0) return group;
-    for (std::int32_t copied = c.tree.parent[node]; group.above < x.a.above[node]; copied = c.tree.parent[copied]) {
-      group.tokens_above += c.tree.tokens[copied];
-      ++group.above;
-    }
-    group.tokens = group.tokens_above + x.a.before[group.end].tokens - x.a.before[node].tokens;
-    if (group.tokens == 0) return group;
-    group.row_tiles = std::int32_t((group.rows + c.tile_rows - 1) / c.tile_rows);
-    const std::int64_t widest = group.rows < c.tile_rows ? group.rows : c.tile_rows;
-    group.pieces = pieces_of(std::int32_t(widest), group.tokens);
-    group.masked = x.a.packed_end[node] != 0 || hides_tokens(node, group.end);
-    return group;
-  }
-
-  /// Pieces of about a share each; but none is short, or costs as a tile more than a part of its work.
-  KOKKOS_FUNCTION std::int32_t pieces_of(std::int32_t rows, std::int64_t tokens) const {
-    const std::int64_t lanes = std::int64_t(rows) * c.group;
-    const std::int64_t tile = x.cost.tile(lanes, tokens, lanes);
-    const std::int64_t fixed = x.cost.tile(lanes, 0, lanes);
-    const std::int64_t share = *x.a.share;
-    if (share == 0) return 1;
-    const auto wanted = std::int64_t(double(2 * tile * c.heads_together(rows) + share) / double(2 * share));
-    // Where the tile alone would take longer than everything evenly spread, others would wait for it: then pieces may
-    // cost as much by themselves as their work does.
-    const bool is_last = tile > SumLine::kSharesAtATime * share;
-    const std::int64_t work = is_last ? kLastPieceWork : kPieceWork;
-    const std::int64_t most = Kokkos::min(tokens / kPieceTokens, fixed > 0 ? tile / (work * fixed) : tokens);
-    return std::int32_t(Kokkos::max<std::int64_t>(1, Kokkos::min(wanted, most)));
-  }
-
-  /// A row whose node lies in the group may see only the beginning of it.
-  KOKKOS_FUNCTION bool hides_tokens(std::int32_t node, std::int32_t end) const {
-    // In a chain only the last node has rows of its own, sorted by what they see.
-    const std::int32_t row = c.tree.row_begin[node];
-    return row < c.tree.row_end[node] && c.tree.row_node[row] >= node && c.tree.row_node[row] < end &&
-           c.tree.row_visible[row] < c.tree.tokens[c.tree.row_node[row]];
-  }
-
   /// A segment of a group, and how many tokens of the group lie before it.
   struct Place {
     std::int32_t segment;
@@ -379,10 +395,6 @@ struct AutomaticCut {
     }
     return begin;
   }
-
-  static constexpr std::int64_t kPieceTokens = 64;   ///< a piece is not shorter
-  static constexpr std::int64_t kPieceWork = 16;     ///< a piece costs at least so many times what any tile costs
-  static constexpr std::int64_t kLastPieceWork = 2;  ///< likewise, of a tile for which all others would wait
 };
 
 }  // namespace espalier::plan

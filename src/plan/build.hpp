@@ -39,6 +39,12 @@ struct Arrays {
   std::int32_t* partial_row;     // [partial_capacity / kv_heads]
 };
 
+/// Adds 1 to a counter that `stride` threads share.
+/// @return what it was
+KOKKOS_INLINE_FUNCTION std::int32_t fetch_inc(std::int32_t& counter, std::int32_t stride) {
+  return stride == 1 ? counter++ : Kokkos::atomic_fetch_inc(&counter);
+}
+
 /// before[i] = what item i contributes; clears what the later kernels add to.
 template <class Cut>
 struct CountItems {
@@ -141,7 +147,7 @@ struct FillTiles {
     if (t == a.totals->of_head.tiles - 1) a.cost_before[t + 1] = a.totals->cost / a.kv_heads;
     for (std::int32_t row = tile.row_begin; row < tile.row_end; ++row) {
       a.partial_row[tile.partial_begin + row - tile.row_begin] = row;
-      Kokkos::atomic_inc(&a.merge_cursor[row]);
+      fetch_inc(a.merge_cursor[row], a.stride);
     }
   }
 
@@ -223,7 +229,7 @@ struct FillMerge {
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
     std::int32_t* lists = a.merge_entered != nullptr ? a.merge_entered : a.merge_partials;
     for (std::int64_t partial = first; partial < a.totals->of_head.partials; partial += a.stride)
-      lists[Kokkos::atomic_fetch_inc(&a.merge_cursor[a.partial_row[partial]])] = std::int32_t(partial);
+      lists[fetch_inc(a.merge_cursor[a.partial_row[partial]], a.stride)] = std::int32_t(partial);
   }
 };
 

@@ -76,9 +76,9 @@ struct WideLine {
   }
 
  private:
-  /// Looks near `from` first.
+  /// Looks near `from` first, unless that is the beginning.
   KOKKOS_FUNCTION std::int32_t node_at(std::int64_t x, std::int32_t from) const {
-    std::int32_t stride = 1;
+    std::int32_t stride = from == 0 ? nodes : 1;
     for (; from + stride < nodes && cost_before(from + stride) <= x; stride *= 2) from += stride;
     return last_where(from, Kokkos::min(from + stride, nodes),
                       [&](std::int32_t number) { return cost_before(number) <= x; });
@@ -215,41 +215,32 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
   return (cost + busy * begin) / c.workers + line.fixed;
 }
 
-/// A few neighbouring gangs of every split: where one ends the next begins.
+/// Every gang of every split by itself: a place has to be found twice, but on a device with threads enough none waits.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
-  static constexpr std::int32_t kGangs = 3;  ///< few: they wait for each other, and the device has threads enough
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     const Splits splits(c);
-    return splits.count * div_up(splits.most_gangs, kGangs);
+    return splits.count * splits.most_gangs;
   }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers * div_up(c.workers, kGangs); }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers * c.workers; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     const Splits splits(c);
-    const std::int32_t shares = div_up(splits.most_gangs, kGangs);
-    const std::int32_t number = i / shares;
+    const std::int32_t number = i / splits.most_gangs;
     const std::int32_t gangs = splits.gangs(number);
-    std::int32_t gang = (i - number * shares) * kGangs;
-    const std::int32_t gangs_end = Kokkos::min(gang + kGangs, gangs);
-    if (gang >= gangs_end) return;
+    const std::int32_t gang = i - number * splits.most_gangs;
+    if (gang >= gangs) return;
     const WideLine line(c);
     const WideSpans spans(line, gangs);
-    Split costs{};
-    for (WideLine::Place begin = spans.begin_of(gang); gang < gangs_end;) {
-      const WideLine::Place end = spans.begin_of(++gang, begin.number);
-      const std::int64_t time =
-          (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
-      costs.longest = Kokkos::max(costs.longest, time);
-      costs.sum += time;
-      if (!(begin.cut == end.cut)) costs.partials += end.pairs;
-      begin = end;
-    }
+    const WideLine::Place begin = spans.begin_of(gang);
+    const WideLine::Place end = spans.begin_of(gang + 1, begin.number);
+    const std::int64_t time =
+        (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, costs.longest);
-    Kokkos::atomic_add(&split.sum, costs.sum);
-    Kokkos::atomic_add(&split.partials, costs.partials);
+    Kokkos::atomic_max(&split.longest, time);
+    Kokkos::atomic_add(&split.sum, time);
+    if (!(begin.cut == end.cut) && end.pairs > 0) Kokkos::atomic_add(&split.partials, end.pairs);
   }
 };
 

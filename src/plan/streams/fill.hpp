@@ -373,6 +373,7 @@ struct FillEntries {
 struct FillLists {
   static constexpr const char* kLabel = "espalier::StreamPlan::fill_lists";
   static constexpr int kThreads = kMergeShare;
+  static constexpr std::size_t kScratchBytes = (kMergeShare + 2) * sizeof(std::int32_t);
   Context c;
 
   KOKKOS_FUNCTION std::int32_t teams() const { return c.merge_shares(); }
@@ -391,13 +392,21 @@ struct FillLists {
     std::int32_t own = 0;
     for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
     std::int64_t place = std::int64_t(before) + team.team_scan(own);
+    auto* const places =
+        static_cast<std::int32_t*>(team.team_scratch(0).get_shmem(std::ptrdiff_t(kMergeShare * sizeof(std::int32_t))));
     for (std::int32_t i = begin; i < end; ++i) {
       SumEntries::begin(c, i, std::int32_t(place));
-      if (c.totals->fits != 0) FillEntries::write(c, i, std::int32_t(place));
+      places[i - team_begin] = std::int32_t(place);
       place += c.merge_count[i];
     }
     const bool is_last = team_begin + kMergeShare > lists && team.team_rank() == team.team_size() - 1;
     if (is_last) SumEntries::total(c, {place});
+    if (c.totals->fits == 0) return;
+    team.team_barrier();
+    for (std::int32_t thread = team.team_rank(); thread < kMergeShare; thread += team.team_size()) {
+      const std::int32_t i = item_of_thread(c, team_begin + thread);
+      if (i < lists) FillEntries::write(c, i, places[i - team_begin]);
+    }
   }
 };
 
@@ -406,6 +415,7 @@ struct FillLists {
 struct Fill {
   static constexpr const char* kLabel = "espalier::StreamPlan::fill";
   static constexpr int kThreads = 128;
+  static constexpr std::size_t kScratchBytes = 0;
   static constexpr std::int32_t kShare = 128;
   Context c;
 
@@ -498,7 +508,7 @@ struct Fill {
 
   KOKKOS_FUNCTION void fill_item(std::int64_t i, bool fits) const {
     const std::int64_t lists = CountEntries::items(c);
-    if (i < lists) return CountEntries::run(c, std::int32_t(i));
+    if (i < lists) return CountEntries::run(c, item_of_thread(c, std::int32_t(i)));
     if (!fits) return;
     i -= lists;
     if (i < c.tree.nodes) return FillSegments{c}.node(std::int32_t(i));

@@ -47,15 +47,9 @@ struct SumChildren {
   }
 };
 
-/// What becomes of each node: where nodes may be absorbed, before the next step asks for those above one.
-struct FindKinds {
-  static constexpr const char* kLabel = "espalier::StreamPlan::find_kinds";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
-
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) { c.kind[node] = kind_of(c, node); }
-
-  KOKKOS_FUNCTION static NodeKind kind_of(const Context& c, std::int32_t node) {
+/// What becomes of each node.
+struct Kinds {
+  KOKKOS_FUNCTION static NodeKind of(const Context& c, std::int32_t node) {
     if (!c.is_big(node)) return kSmall;
     if (is_absorbed(c, node)) return kAbsorbed;
     const std::int32_t seen = c.seen(node), parent = c.tree.parent[node];
@@ -63,7 +57,6 @@ struct FindKinds {
     return seen > 0 ? kCopied : kEmpty;
   }
 
- private:
   /// A big node is absorbed where big children have all its rows, in no more row tiles than its own.
   KOKKOS_FUNCTION static bool is_absorbed(const Context& c, std::int32_t node) {
     if (c.absorbs == 0) return false;
@@ -73,7 +66,7 @@ struct FindKinds {
   }
 };
 
-/// Sums of what nodes are; lists the wide nodes; finds the units that are small subtrees.
+/// What nodes are, and sums of it; lists the wide nodes; finds the units that are small subtrees.
 struct SumNodes {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_nodes";
   static constexpr const char* kMeasureLabel = "espalier::StreamPlan::measure_nodes";
@@ -82,7 +75,8 @@ struct SumNodes {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
 
   KOKKOS_FUNCTION static NodeSums measure(const Context& c, std::int32_t node) {
-    if (c.absorbs == 0) FindKinds::run(c, node);
+    const NodeKind kind = Kinds::of(c, node);
+    c.kind[node] = kind;
     NodeSums sums;
     const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
     if (row_begin < row_end && !c.is_big(node)) {
@@ -91,12 +85,14 @@ struct SumNodes {
       sums.gathered = parts.gathered();
       sums.steps = parts.steps();
       sums.tokens = parts.tokens();
-    } else if (c.is_wide(node)) {
+    } else if (kind == kWide) {
       std::int32_t tokens = 0;
-      c.for_each_of_chain(node, [&](std::int32_t, std::int32_t more) {
+      const auto add = [&](std::int32_t, std::int32_t more) {
         ++sums.wide_segments;
         tokens += more;
-      });
+      };
+      // Kinds of the nodes above may still be unknown.
+      c.for_each_of_chain(node, [&](std::int32_t above) { return Kinds::is_absorbed(c, above); }, add);
       sums.wide = 1;
       sums.pairs = c.pairs_of(node);
       sums.tiles = c.row_tiles(node);

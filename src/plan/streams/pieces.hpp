@@ -38,6 +38,7 @@ struct NarrowPieces {
   KOKKOS_FUNCTION void for_each_part(std::int32_t stream, std::int32_t length, const Visit& visit) const {
     std::int32_t span = span_of({stream, 0});
     for (; span <= c.workers && c.narrow_cut[span] <= Cut{stream, length - 1}; ++span) {
+      if (is_empty(span)) continue;
       const Part p = part(stream, length, span);
       if (p.begin < p.end) visit(p);
     }
@@ -50,12 +51,17 @@ struct NarrowPieces {
     if (cut.offset == 0) return pieces;
     const std::int32_t length = NarrowLine(c).steps(cut.stream / c.kv_heads);
     for (std::int32_t before = span - 1; before >= 0; --before) {
+      if (is_empty(before)) continue;
       const Part p = part(cut.stream, length, before);
       if (p.begin < p.end) pieces += p.pieces;
       if (c.narrow_cut[before] <= Cut{cut.stream, 0}) break;
     }
     return pieces;
   }
+
+ private:
+  /// Of workers that are busy with wide tiles there may be many in a row.
+  KOKKOS_FUNCTION bool is_empty(std::int32_t span) const { return c.narrow_cut[span] == c.narrow_cut[span + 1]; }
 };
 
 /// Pairs of a strip.
@@ -286,6 +292,16 @@ struct CountEntries {
   }
 };
 
+/// The item of CountEntries that thread i takes: threads that run in step with each other take the same part of their lists,
+/// since each would wait while another goes through a different one.
+KOKKOS_INLINE_FUNCTION std::int32_t item_of_thread(const Context& c, std::int32_t i) {
+  constexpr std::int32_t kInStep = 32;
+  const std::int32_t share = kInStep * c.merge_parts;
+  const std::int32_t first = i / share * share;
+  if (first + share > CountEntries::items(c)) return i;
+  return first + (i - first) % kInStep * c.merge_parts + (i - first) / kInStep;
+}
+
 struct EntrySum {
   std::int64_t entries = 0;
   KOKKOS_FUNCTION EntrySum& operator+=(const EntrySum& other) {
@@ -318,13 +334,25 @@ struct SumEntries {
 
 /// What orders a plan, in three parts: what its streams are,
 struct FindStreams {
+  /// Calls visit(array, count, whether it is read before it is written, whether later kernels read it) for the arrays that a
+  /// team has in scratch memory, if they fit.
+  template <class Visit>
+  KOKKOS_FUNCTION static void for_each_staged(const Context& c, const Visit& visit) {
+    visit(&Context::totals, 1, false, true);
+    if (c.absorbs != 0) visit(&Context::children, c.tree.nodes, false, false);
+    visit(&Context::kind, c.tree.nodes, false, true);
+    visit(&Context::unit_end, c.tree.rows, false, true);
+    visit(&Context::unit_node, c.tree.rows, false, true);
+    visit(&Context::begins, c.tree.rows, false, true);
+    visit(&Context::pack_end, c.tree.rows, false, false);
+  }
+
   ESPALIER_ANY_RUNNER
   template <class Runner>
   KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
     if (c.absorbs != 0) {
       run.template each<Reset>();
       run.template each<SumChildren>();
-      run.template each<FindKinds>();
     } else {
       run.template begin<Reset>();
     }

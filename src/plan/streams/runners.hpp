@@ -8,7 +8,7 @@
 //   run(c, i)       of a loop
 //   Sum, value(c, i), run(c, i, own, before), total(c, sum)   of a prefix sum: value is what i adds, before the sum of
 //                   those before i. Where values are dear, measure(c, i) finds one and keeps it where value finds it
-//                   again, until run writes over it.
+//                   again, until run writes over it. Neither reads what run writes for earlier items.
 //
 // Sums are of integers, so that their order does not matter, and every runner writes the same.
 
@@ -65,21 +65,21 @@ class OnHost {
 
 inline constexpr int kFrontThreads = 512;
 
-/// One team of up to kFrontThreads threads.
+/// One team of up to kFrontThreads threads; on a GPU a multiple of kLanes.
 template <class Team>
 class OnTeam {
-  static constexpr int kRun = 16;  ///< neighbouring threads whose values one thread adds up
-  static constexpr int kRuns = kFrontThreads / kRun;
-  static constexpr int kPaddedRun = kRun + 1;  ///< neighbouring runs begin in different banks of the memory
+  static constexpr int kLanes = 32;  ///< neighbouring threads that exchange values without a barrier, on any GPU
+  static constexpr int kGroups = kFrontThreads / kLanes;
   static constexpr std::size_t kValueBytes = 48;
 
  public:
-  static constexpr std::size_t kScratchBytes = (std::size_t(kRuns) * kPaddedRun + kRuns) * kValueBytes;
+  static constexpr std::size_t kScratchBytes = 2 * kGroups * kValueBytes;
 
   KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c)
       : team_(team),
         c_(c),
-        scratch_(team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kScratchBytes), std::ptrdiff_t(kSumBytes))) {}
+        scratch_(static_cast<char*>(
+            team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kScratchBytes), std::ptrdiff_t(kSumBytes)))) {}
 
   template <class Step>
   KOKKOS_FUNCTION void each() const {
@@ -95,60 +95,120 @@ class OnTeam {
     for (std::int32_t i = team_.team_rank(); i < items; i += team_.team_size()) Step::run(c_, i);
   }
 
-  /// Every thread takes a share of neighbouring items.
+  /// Neighbouring threads take neighbouring items, whose memory they then read together.
   template <class Step>
   KOKKOS_FUNCTION void scan() const {
     using Sum = typename Step::Sum;
     const std::int32_t items = Step::items(c_);
-    const std::int32_t share = Kokkos::max(div_up(items, std::int32_t(team_.team_size())), 1);
-    const std::int32_t begin = Kokkos::min(share * team_.team_rank(), items);
-    const std::int32_t end = Kokkos::min(begin + share, items);
-    const std::int32_t last_rank = Kokkos::max(items - 1, 0) / share;
-    Sum own;
-    for (std::int32_t i = begin; i < end; ++i) own += measured<Step>(c_, i);
-    Sum sum = sum_before(own, last_rank);
-    for (std::int32_t i = begin; i < end; ++i) {
-      const Sum value = Step::value(c_, i);
-      Step::run(c_, i, value, sum);
-      sum += value;
+    Sum all;
+    std::int32_t round = 0;
+    for (std::int32_t first = 0; first < items; first += team_.team_size(), ++round) {
+      const std::int32_t i = first + team_.team_rank();
+      Sum own;
+      if (i < items) own = measured<Step>(c_, i);
+      Sum before = all;
+      add_others(own, round % 2, before, all);
+      if (i < items) Step::run(c_, i, own, before);
     }
-    if (team_.team_rank() == last_rank) Step::total(c_, sum);
+    if (team_.team_rank() == 0) Step::total(c_, all);
     team_.team_barrier();
   }
 
  private:
-  /// The sum of what the threads before this one give, for threads up to last_rank: one thread adds up each run, then the
-  /// runs before its own.
+  /// Adds what the threads before this one give to `before`, and what all give to `all`.
+  /// @param half  of the scratch memory: calls between which no barrier stands take turns
   template <class Sum>
-  KOKKOS_FUNCTION Sum sum_before(const Sum& own, std::int32_t last_rank) const {
+  KOKKOS_FUNCTION void add_others(const Sum& own, int half, Sum& before, Sum& all) const {
     static_assert(sizeof(Sum) <= kValueBytes);
-    Sum* values = static_cast<Sum*>(scratch_);
-    Sum* of_run = values + kRuns * kPaddedRun;
+    Sum* const of_group = reinterpret_cast<Sum*>(scratch_) + half * kGroups;
     const int rank = team_.team_rank();
-    const int run = rank / kRun;
-    const int runs = last_rank / kRun + 1;
-    values[run * kPaddedRun + rank % kRun] = own;
+    const int lane = rank % lanes(), group = rank / lanes(), groups = team_.team_size() / lanes();
+    const Sum up_to = sum_up_to(own, lane);
+    if (lane == lanes() - 1) of_group[group] = up_to;
     team_.team_barrier();
-    if (rank < runs) {
-      Sum sum;
-      for (int i = 0; i < kRun && rank * kRun + i <= last_rank; ++i) {
-        const Sum value = values[rank * kPaddedRun + i];
-        values[rank * kPaddedRun + i] = sum;
-        sum += value;
-      }
-      of_run[rank] = sum;
-    }
+    sum_groups(of_group, groups);
     team_.team_barrier();
-    Sum sum;
-    if (rank > last_rank) return sum;
-    for (int i = 0; i < run; ++i) sum += of_run[i];
-    sum += values[run * kPaddedRun + rank % kRun];
+    if (group > 0) before += of_group[group - 1];
+    add_lanes_before(up_to, lane, before);
+    all += of_group[groups - 1];
+  }
+
+  KOKKOS_FUNCTION static constexpr int lanes() {
+    KOKKOS_IF_ON_DEVICE((return kLanes;))
+    KOKKOS_IF_ON_HOST((return 1;))
+  }
+
+  /// What the lanes up to this one give.
+  template <class Sum>
+  KOKKOS_FUNCTION static Sum sum_up_to(Sum sum, [[maybe_unused]] int lane) {
+    KOKKOS_IF_ON_DEVICE((for (int distance = 1; distance < kLanes; distance *= 2) {
+      const Sum other = Kokkos::shfl_up(sum, distance, kLanes);
+      if (lane >= distance) sum += other;
+    }))
     return sum;
+  }
+
+  template <class Sum>
+  KOKKOS_FUNCTION static void add_lanes_before([[maybe_unused]] const Sum& up_to, [[maybe_unused]] int lane,
+                                               [[maybe_unused]] Sum& before) {
+    KOKKOS_IF_ON_DEVICE((const Sum others = Kokkos::shfl_up(up_to, 1, kLanes); if (lane > 0) before += others;))
+  }
+
+  /// Turns what each group gives into what the groups up to it give.
+  template <class Sum>
+  KOKKOS_FUNCTION void sum_groups(Sum* of_group, int groups) const {
+    const int rank = team_.team_rank();
+    KOKKOS_IF_ON_DEVICE((if (rank < kLanes) {
+      const Sum sum = sum_up_to(rank < groups ? of_group[rank] : Sum{}, rank);
+      if (rank < groups) of_group[rank] = sum;
+    }))
+    KOKKOS_IF_ON_HOST((for (int group = 1; rank == 0 && group < groups; ++group) {
+      Sum sum = of_group[group - 1];
+      sum += of_group[group];
+      of_group[group] = sum;
+    }))
   }
 
   const Team& team_;
   const Context& c_;
-  void* scratch_;
+  char* scratch_;
+};
+
+/// Arrays of a context that the steps of one team read and write again and again, in its scratch memory, as far as they fit.
+template <class Team, std::size_t kBytes>
+class Staging {
+ public:
+  KOKKOS_FUNCTION explicit Staging(const Team& team)
+      : team_(team),
+        memory_(static_cast<char*>(
+            team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kBytes), std::ptrdiff_t(kSumBytes)))) {}
+
+  /// Lets `array` lie in scratch memory.
+  template <class T>
+  KOKKOS_FUNCTION void enter(T*& array, std::int64_t count, bool is_input) {
+    const std::size_t bytes = (std::size_t(count) * sizeof(T) + kSumBytes - 1) / kSumBytes * kSumBytes;
+    if (taken_ + bytes > kBytes) return;
+    T* const staged = reinterpret_cast<T*>(memory_ + taken_);
+    taken_ += bytes;
+    if (is_input) copy(staged, array, count);
+    array = staged;
+  }
+
+  /// Copies back what lies in scratch memory instead of `given`.
+  template <class T>
+  KOKKOS_FUNCTION void leave(const T* array, T* given, std::int64_t count) const {
+    if (array != given) copy(given, array, count);
+  }
+
+ private:
+  template <class T>
+  KOKKOS_FUNCTION void copy(T* to, const T* from, std::int64_t count) const {
+    for (std::int64_t i = team_.team_rank(); i < count; i += team_.team_size()) to[i] = from[i];
+  }
+
+  const Team& team_;
+  char* memory_;
+  std::size_t taken_ = 0;
 };
 
 template <class Step>

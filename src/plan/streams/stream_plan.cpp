@@ -33,8 +33,31 @@ template <class Steps, class Exec>
 struct StepsOnTeam {
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
+  static constexpr bool kStages = requires(Context c) { Steps::for_each_staged(c, [](auto...) {}); };
+  static constexpr std::size_t kMostBytes = kRunsOnHost<Exec> ? 16384 : 42000;  // of 32 KB and 48 KB, less Kokkos' own
+  static constexpr std::size_t kStagedBytes = kStages ? kMostBytes : 0;
+  static constexpr std::size_t kScratchBytes = OnTeam<Team>::kScratchBytes + kStagedBytes + 2 * kSumBytes;
   Context c;
-  KOKKOS_FUNCTION void operator()(const Team& team) const { Steps{}(OnTeam<Team>(team, c), c); }
+
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    if constexpr (kStages)
+      run_staged(team);
+    else
+      Steps{}(OnTeam<Team>(team, c), c);
+  }
+
+ private:
+  KOKKOS_FUNCTION void run_staged(const Team& team) const {
+    Context staged = c;
+    Staging<Team, kStagedBytes> staging(team);
+    Steps::for_each_staged(
+        c, [&](auto array, std::int64_t count, bool is_input, bool) { staging.enter(staged.*array, count, is_input); });
+    team.team_barrier();
+    Steps{}(OnTeam<Team>(team, staged), staged);
+    Steps::for_each_staged(c, [&](auto array, std::int64_t count, bool, bool is_result) {
+      if (is_result) staging.leave(staged.*array, c.*array, count);
+    });
+  }
 };
 
 /// What kernels take work by; they leave it at 0 themselves.
@@ -150,7 +173,7 @@ struct StreamPlan<Exec>::Impl {
       constexpr int kFew = 4;
       threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
     }
-    const auto scratch = Kokkos::PerTeam(OnTeam<typename Kernel::Team>::kScratchBytes + kSumBytes);
+    const auto scratch = Kokkos::PerTeam(Kernel::kScratchBytes);
     Kokkos::parallel_for(label, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
   }
 
@@ -158,7 +181,9 @@ struct StreamPlan<Exec>::Impl {
   static void run_teams(const Exec& exec, const Kernel& kernel) {
     constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Kernel::kThreads;
     using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Kernel::kThreads, 1>>;
-    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, kernel.teams(), kThreads)), kernel);
+    const auto scratch = Kokkos::PerTeam(Kernel::kScratchBytes);
+    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, kernel.teams(), kThreads).set_scratch_size(0, scratch)),
+                         kernel);
   }
 };
 

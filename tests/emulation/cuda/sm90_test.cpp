@@ -79,7 +79,7 @@ class EmulatedProblem {
     workers_.assign(view.worker, view.worker + view.workers);
     for (std::size_t left = (workers_.size() + 1) / 2; left > 0; --left) {
       for (espalier::detail::FusedWorker& worker : workers_) {
-        if (worker.narrow_end != header_.queue_begin) continue;
+        if (worker.narrow_end != header_.queue_begin || worker.narrow_begin == worker.narrow_end) continue;
         header_.queue_begin = worker.narrow_begin;
         worker.narrow_end = worker.narrow_begin;
         break;

@@ -45,7 +45,7 @@ inline bool is_aligned(const detail::AttendParams& p) {
   return addresses % 16 == 0 && strides % 8 == 0;
 }
 
-/// Why it is not so, nothing where it is.
+/// Why they cannot be moved so, nothing if they can.
 inline std::string why_not_aligned(const detail::AttendParams& p) {
   if (is_aligned(p)) return {};
   struct Array {

@@ -279,9 +279,9 @@ Options parse(int count, char** values) {
     else if (key == "--wide-block")
       o.planner.wide_block = std::stod(next());
     else if (key == "--wide-fixed")
-      o.planner.wide_fixed_blocks = std::stod(next());
+      o.planner.wide_fixed = std::stod(next());
     else if (key == "--narrow-fixed")
-      o.planner.narrow_fixed_steps = std::stod(next());
+      o.planner.narrow_fixed = std::stod(next());
     else if (key == "--queue-share")
       o.planner.queue_share = std::stod(next());
     else if (key == "--queue-cut")

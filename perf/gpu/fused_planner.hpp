@@ -4,12 +4,13 @@
 //
 // Streams: a wide stream is one node, one KV head, and up to 128 pairs; a narrow stream is up to 16 neighbouring pairs
 // and every token that only they see (small subtrees, packed), plus copies of wide nodes that are too short to be worth
-// a wide tile. Workers get spans of both lines such that all finish together; the number of workers that take wide
-// tiles is searched.
+// a wide tile. Workers get spans of the wide line and warps spans of the narrow one, such that all finish together; the
+// number of workers that take wide tiles is searched.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <tuple>
 #include <vector>
 
@@ -21,23 +22,28 @@ namespace espalier::perf {
 struct PlannerConfig {
   int workers = 132;
   int query_heads = 32, kv_heads = 8, head_dim = 128;
-  // Costs in microseconds, measured on the H200.
-  double wide_block = 1.72;       ///< 128 pairs x 128 tokens on one multiprocessor
-  double wide_fixed_blocks = -1;  ///< a wide tile's fixed cost in blocks; -1: 0.5, 1 above large_bytes
+  // Costs in microseconds, from time stamps of every tile on an H200.
+  double wide_block = 1.64;       ///< 128 pairs x 128 tokens on one multiprocessor
+  double wide_half_block = 1.05;  ///< at most 64 pairs x 128 tokens
+  double wide_fixed = 0.7;        ///< of a wide tile
+  double wide_chain = 1.2;        ///< more for a wide tile of several segments
+  double narrow_fixed = 2.85;     ///< of a narrow tile, for one of eight warps
+  double narrow_step = 0.57;      ///< 16 tokens of it
+  double narrow_segment = 0.81;   ///< a segment of it
+  double turn = 3;                ///< a worker's turn from wide to narrow
   double narrow_rate = 50;        ///< GB/s that one multiprocessor streams
-  double narrow_fixed_steps = 3;  ///< a narrow piece's fixed cost in steps
-  double memory_rate = 4000;      ///< GB/s of all of them
-  double turn = -1;               ///< a worker's turn from wide to narrow; -1: 6, 10 above large_bytes
+  double memory_rate = 4200;      ///< GB/s of all of them
   double partial_bytes = 512;     ///< written and read for one partial
   double large_bytes = 120e6;     ///< narrow bytes above which memory is saturated for long
   double queue_share = 0.6;       ///< of the narrow tiles, where narrow bytes are above large_bytes
-  int queue_cut = 16;             ///< steps of a piece in the queue, at most
+  int queue_cut = 8;              ///< steps of a piece in the queue, at most
+  int queue_tiles = 16;           ///< a worker with fewer tiles gives none to the queue
   int gang = 8;           ///< at most this many row tiles of one node walk its KV together on neighbouring workers
   bool chains = true;     ///< absorb wide nodes into the tiles of their children
   int short_tokens = 40;  ///< wide nodes with fewer tokens are copied into narrow streams
   int gather_tokens = 8;  ///< nodes with fewer tokens are listed token by token
   int least_pack = 16;    ///< steps that neighbouring leaves may be packed to
-  int least_cut = 8;      ///< steps that a narrow piece is cut to
+  int least_cut = 4;      ///< steps that a narrow piece is cut to
   int wide_workers = -1;  ///< -1: searched
 };
 
@@ -321,8 +327,6 @@ class FusedPlanner {
     for (const NarrowStream& s : narrow_) bytes += (s.step_end - s.step_begin) * step_bytes();
     narrow_bytes_ = bytes;
     const bool large = bytes > config_.large_bytes;
-    if (config_.wide_fixed_blocks < 0) config_.wide_fixed_blocks = large ? 1 : 0.5;
-    if (config_.turn < 0) config_.turn = large ? 10 : 6;
     uncut_steps_ = uncut_steps();
     if (!large || uncut_steps_ > 0) config_.queue_share = 0;
   }
@@ -341,31 +345,56 @@ class FusedPlanner {
   }
 
   [[nodiscard]] double step_bytes() const { return 16.0 * config_.head_dim * 4; }
-  [[nodiscard]] int stream_steps(int stream) const {
-    return narrow_[at(stream)].step_end - narrow_[at(stream)].step_begin;
-  }
-  [[nodiscard]] double step_time() const { return step_bytes() / (config_.narrow_rate * 1e3); }
 
-  /// Gives worker order[k] the next pieces of the line until its time is full. Lengths and times in units of work. What is no
-  /// longer than `uncut` stays whole.
+  /// A stream on its line, in microseconds.
+  struct Cost {
+    int length;  ///< blocks or steps
+    double unit, fixed;
+
+    [[nodiscard]] double of(int part) const { return part * unit + fixed; }
+  };
+  [[nodiscard]] Cost cost_of(const WideStream& s) const {
+    const Chain& chain = chains_[at(s.chain)];
+    const double block = s.pairs <= detail::kWidePairs / 2 ? config_.wide_half_block : config_.wide_block;
+    const bool several = chain.segment_end > chain.segment_begin + 1;
+    return {s.blocks, block * config_.head_dim / 128, config_.wide_fixed + (several ? config_.wide_chain : 0.0)};
+  }
+  /// For one warp.
+  [[nodiscard]] Cost cost_of(const NarrowStream& s) const {
+    int segments = 1;
+    for (int i = s.step_begin + 1; i < s.step_end; ++i)
+      segments += steps_[at(i)].segment != steps_[at(i - 1)].segment ? 1 : 0;
+    const int length = s.step_end - s.step_begin;
+    const double step = config_.narrow_step + config_.narrow_segment * segments / length;
+    return {length, step * config_.head_dim / 128, config_.narrow_fixed};
+  }
+  template <class Stream>
+  [[nodiscard]] std::vector<Cost> costs_of(const std::vector<Stream>& streams) const {
+    std::vector<Cost> line;
+    for (const Stream& s : streams) line.push_back(cost_of(s));
+    return line;
+  }
+
+  /// Gives taker order[k] the next pieces of the line until its time is full. What is no longer than `uncut` stays whole.
   /// @returns the earliest common finish
-  static double spread(const std::vector<int>& lengths, const std::vector<double>& busy, const std::vector<int>& order,
-                       double fixed, int least, int grain, int uncut, Pieces& pieces) {
+  static double spread(const std::vector<Cost>& line, const std::vector<double>& busy, const std::vector<int>& order,
+                       int least, int grain, int uncut, Pieces& pieces) {
     const auto fits = [&](double finish, Pieces* out) {
       if (out) out->assign(busy.size(), {});
       std::size_t k = 0;
       double left = finish - busy[at(order[0])];
-      for (std::size_t i = 0; i < lengths.size(); ++i) {
+      for (std::size_t i = 0; i < line.size(); ++i) {
+        const Cost& cost = line[i];
         int done = 0;
-        while (done < lengths[i]) {
-          const int rest = lengths[i] - done;
-          const int room = static_cast<int>(std::floor(left - fixed + 1e-9));
+        while (done < cost.length) {
+          const int rest = cost.length - done;
+          const int room = static_cast<int>(std::floor((left - cost.fixed) / cost.unit + 1e-9));
           const int part = room / grain * grain;
           if (room >= rest) {
-            if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, lengths[i]});
-            left -= rest + fixed;
-            done = lengths[i];
-          } else if (part >= least && rest - part >= least && lengths[i] > uncut) {
+            if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, cost.length});
+            left -= cost.of(rest);
+            done = cost.length;
+          } else if (part >= least && rest - part >= least && cost.length > uncut) {
             if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, done + part});
             done += part;
             left = -1;
@@ -399,45 +428,64 @@ class FusedPlanner {
   [[nodiscard]] Balance try_balance(int wide_workers) const {
     Balance b;
     b.wide_workers = wide_workers;
-    std::vector<int> lengths;
-    std::vector<double> wide_time(at(config_.workers), 0.0);
-    double partials = 0, wide_finish = 0;
+    std::vector<double> busy(at(config_.workers), 0.0);  // until a worker takes narrow tiles
+    double partials = 0, wide_finish = 0, narrow_finish = 0;
     if (!wide_.empty()) {
       const int gangs = wide_workers / gang_;
-      for (const WideStream& s : wide_) lengths.push_back(s.blocks);
+      const std::vector<Cost> line = costs_of(wide_);
       std::vector<int> order(at(gangs));
       std::iota(order.begin(), order.end(), 0);
-      spread(lengths, std::vector<double>(at(gangs), 0.0), order, config_.wide_fixed_blocks, 1, 1, 0, b.wide);
+      spread(line, std::vector<double>(at(gangs), 0.0), order, 1, 1, 0, b.wide);
       for (int w = 0; w < gangs * gang_; ++w) {
-        for (const Piece& p : b.wide[at(w / gang_)]) {
-          wide_time[at(w)] +=
-              (p.end - p.begin + config_.wide_fixed_blocks) * config_.wide_block * config_.head_dim / 128;
-        }
-        wide_finish = std::max(wide_finish, wide_time[at(w)]);
+        double time = 0;
+        for (const Piece& p : b.wide[at(w / gang_)]) time += line[at(p.stream)].of(p.end - p.begin);
+        busy[at(w)] = time > 0 ? time + config_.turn : 0.0;
+        wide_finish = std::max(wide_finish, time);
       }
       for (const auto& list : b.wide) {
         for (const Piece& p : list) partials += wide_[at(p.stream)].pairs;
       }
     }
-    double time = wide_finish;
     if (!narrow_.empty()) {
-      std::vector<double> busy(at(config_.workers));
-      std::vector<int> order(at(config_.workers));
-      std::iota(order.begin(), order.end(), 0);
-      for (int w = 0; w < config_.workers; ++w) {
-        busy[at(w)] = (wide_time[at(w)] > 0 ? wide_time[at(w)] + config_.turn : 0.0) / step_time();
-      }
-      std::stable_sort(order.begin(), order.end(), [&](int a, int c) { return busy[at(a)] < busy[at(c)]; });
-      lengths.clear();
-      for (const NarrowStream& s : narrow_) lengths.push_back(s.step_end - s.step_begin);
-      const double finish = spread(lengths, busy, order, config_.narrow_fixed_steps, 2, 2, uncut_steps_, b.narrow);
+      narrow_finish = spread_narrow(busy, wide_finish, b.narrow);
       for (const auto& list : b.narrow) {
         for (const Piece& p : list) partials += narrow_[at(p.stream)].pairs;
       }
-      time = std::max({time, finish * step_time(), memory_finish(wide_time)});
     }
-    b.time = time + 0.02 * wide_finish + partials * config_.partial_bytes / (config_.memory_rate * 1e3);
+    b.time = std::max(wide_finish, narrow_finish) + 0.02 * wide_finish +
+             partials * config_.partial_bytes / (config_.memory_rate * 1e3);
     return b;
+  }
+
+  /// Gives every warp a span of the narrow line: the warps of a worker then end together, too. Streams are cut no finer than
+  /// makes the narrow tiles end before the wide ones, and before memory lets them: pieces cost partials and begins.
+  double spread_narrow(const std::vector<double>& busy, double wide_finish, Pieces& pieces) const {
+    const int warps = kWarps * config_.workers;
+    std::vector<double> busy_warps(at(warps));
+    for (int warp = 0; warp < warps; ++warp) busy_warps[at(warp)] = busy[at(warp / kWarps)];
+    std::vector<int> order(at(warps));
+    std::iota(order.begin(), order.end(), 0);
+    // The last warps of the order get least. Streams that stay whole: the KV heads of the same tokens to the same worker.
+    if (uncut_steps_ == 0)
+      std::stable_sort(order.begin(), order.end(), [](int a, int b) { return a % kWarps < b % kWarps; });
+    const auto begins_earlier = [&](int a, int b) { return busy_warps[at(a)] < busy_warps[at(b)]; };
+    std::stable_sort(order.begin(), order.end(), begins_earlier);
+    const std::vector<Cost> line = costs_of(narrow_);
+    const double memory = memory_finish(busy);
+    Pieces spans, coarser;
+    double finish = spread(line, busy_warps, order, config_.least_cut, 2, uncut_steps_, spans);
+    for (int least : {2 * config_.least_cut, 4 * config_.least_cut, INT32_MAX}) {
+      const double time = spread(line, busy_warps, order, least, 2, uncut_steps_, coarser);
+      if (time > std::max({finish, wide_finish, memory})) continue;
+      finish = std::max(finish, time);
+      std::swap(spans, coarser);
+    }
+    pieces.assign(at(config_.workers), {});
+    for (int warp = 0; warp < warps; ++warp) {
+      auto& list = pieces[at(warp / kWarps)];
+      list.insert(list.end(), spans[at(warp)].begin(), spans[at(warp)].end());
+    }
+    return std::max(finish, memory);
   }
 
   /// When the narrow bytes have arrived, given when each worker begins to stream and what memory delivers at most.
@@ -523,41 +571,12 @@ class FusedPlanner {
       return key(a) < key(b);
     };
     for (int w = 0; w < config_.workers; ++w) {
-      std::vector<Piece> cut;
-      if (!narrow_.empty()) {
-        int total = 0;
-        for (const Piece& p : balance_.narrow[at(w)]) total += p.end - p.begin;
-        // About two pieces for each of the eight warps.
-        const int most = std::clamp((total + 15) / 16, config_.least_cut, 48);
-        for (const Piece& p : balance_.narrow[at(w)]) {
-          const int length = p.end - p.begin;
-          const int parts = stream_steps(p.stream) <= uncut_steps_ ? 1 : (length + most - 1) / most;
-          const auto bound = [&](int i) {
-            const int b = static_cast<int>(static_cast<std::int64_t>(length) * i / parts);
-            return p.begin + (i == parts ? length : b & ~1);
-          };
-          for (int i = 0; i < parts; ++i) {
-            if (bound(i) < bound(i + 1)) cut.push_back({p.stream, bound(i), bound(i + 1)});
-          }
-        }
-        std::stable_sort(cut.begin(), cut.end(), longer);
-        if (config_.queue_share > 0 && cut.size() >= 10) {
-          double move = config_.queue_share * total;
-          while (move > 0 && cut.size() > 8) {
-            move -= cut.back().end - cut.back().begin;
-            const Piece& p = cut.back();
-            const int length = p.end - p.begin, parts = (length + config_.queue_cut - 1) / config_.queue_cut;
-            for (int i = 0; i < parts; ++i) {
-              const int begin = p.begin + (length * i / parts & ~1);
-              const int end = i + 1 == parts ? p.end : p.begin + (length * (i + 1) / parts & ~1);
-              if (begin < end) queue.push_back({p.stream, begin, end});
-            }
-            cut.pop_back();
-          }
-        }
-      }
+      std::vector<Piece> own;
+      if (!narrow_.empty()) own = balance_.narrow[at(w)];
+      std::stable_sort(own.begin(), own.end(), longer);
+      if (config_.queue_share > 0 && std::ssize(own) >= config_.queue_tiles) move_to_queue(own, queue);
       plan_.worker[at(w)].narrow_begin = static_cast<int>(plan_.narrow_tiles.size());
-      for (const Piece& p : cut) emit_narrow_tile(p);
+      for (const Piece& p : own) emit_narrow_tile(p);
       plan_.worker[at(w)].narrow_end = static_cast<int>(plan_.narrow_tiles.size());
     }
     std::stable_sort(queue.begin(), queue.end(), longer);
@@ -565,6 +584,23 @@ class FusedPlanner {
     for (const Piece& p : queue) emit_narrow_tile(p);
     plan_.header.queue_end = static_cast<int>(plan_.narrow_tiles.size());
     plan_.header.rows = tree_.rows();
+  }
+
+  /// The shortest of a worker's tiles, in smaller pieces; each of its warps keeps one.
+  void move_to_queue(std::vector<Piece>& own, std::vector<Piece>& queue) const {
+    double move = 0;
+    for (const Piece& p : own) move += config_.queue_share * (p.end - p.begin);
+    while (move > 0 && std::ssize(own) > kWarps) {
+      const Piece p = own.back();
+      const int length = p.end - p.begin, parts = (length + config_.queue_cut - 1) / config_.queue_cut;
+      move -= length;
+      for (int i = 0; i < parts; ++i) {
+        const int begin = p.begin + (length * i / parts & ~1);
+        const int end = i + 1 == parts ? p.end : p.begin + (length * (i + 1) / parts & ~1);
+        if (begin < end) queue.push_back({p.stream, begin, end});
+      }
+      own.pop_back();
+    }
   }
 
   void emit_narrow_tile(const Piece& piece) {

@@ -156,6 +156,7 @@ struct Totals {
   StreamSums streams;
   WorkerSums workers;
   std::int64_t entries;
+  std::int64_t bound;   ///< time and number of the split that is best by even spans
   std::int64_t best;    ///< predicted time and number of the split
   std::int64_t finish;  ///< of the narrow work, where all workers finish together
   std::int64_t uncut;   ///< steps up to which narrow streams stay whole

@@ -332,8 +332,8 @@ struct SumEntries {
   }
 };
 
-/// What orders a plan, in three parts: what its streams are,
-struct FindStreams {
+/// What orders a plan: what its streams are, and how they are cut.
+struct CutTree {
   /// Calls visit(array, count, whether it is read before it is written, whether later kernels read it) for the arrays that a
   /// team has in scratch memory, if they fit.
   template <class Visit>
@@ -360,30 +360,13 @@ struct FindStreams {
     run.template each<EndPacks>();
     run.template each<MarkPacks>();
     run.template scan<SumPacks>();
-  }
-};
-
-/// then CostSplits, and how the streams are cut.
-struct CutStreams {
-  ESPALIER_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run, const Context&) const {
+    run.template each<BoundSplits>();
+    run.template each<CostSplits>();
     run.template each<ChooseSplit>();
     run.template each<CutWide>();
     run.template scan<SumWorkers>();
     run.template each<CutNarrow>();
     run.template scan<SumPieces>();
-  }
-};
-
-/// All three, by one runner.
-struct CutTree {
-  ESPALIER_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
-    FindStreams{}(run, c);
-    run.template each<CostSplits>();
-    CutStreams{}(run, c);
   }
 };
 

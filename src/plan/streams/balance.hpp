@@ -331,6 +331,7 @@ struct CutWide {
       c.totals->gangs = gangs;
       c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
       c.totals->uncut = uncut_steps(c);
+      c.totals->wide_share = has_wide ? WideSpans(WideLine(c), gangs).share : 1;
     }
     if (gang > gangs) return;
     const WideLine line(c);

@@ -26,6 +26,7 @@ struct WideLine {
     return c.kv_heads * ((node.tile_blocks_before >> gang_bits) * block + (node.tiles_before >> gang_bits) * fixed);
   }
   KOKKOS_FUNCTION std::int64_t cost() const { return cost_before(nodes); }
+  KOKKOS_FUNCTION std::int64_t all_blocks() const { return (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads; }
   KOKKOS_FUNCTION std::int32_t stream_before(std::int32_t number) const {
     return (c.wide[number].tiles_before >> gang_bits) * c.kv_heads;
   }
@@ -45,8 +46,7 @@ struct WideLine {
   };
   /// @param from  a wide node that begins at or before x
   KOKKOS_FUNCTION Place at(std::int64_t x, std::int32_t from) const {
-    const std::int64_t all_blocks = (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads;
-    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks, 0, nodes};
+    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks(), 0, nodes};
     const std::int32_t number = node_at(x, from);
     const WideNode& node = c.wide[number];
     const std::int64_t in_node = x - cost_before(number);
@@ -180,7 +180,8 @@ struct NarrowLine {
   }
 };
 
-inline constexpr std::int64_t kNumbers = 1024;  ///< there are no more splits
+inline constexpr std::int64_t kNumbers = 1024;                                          ///< there are no more splits
+inline constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
 
 /// Splits that are considered: every number of gangs near all workers, then every few.
 struct Splits {
@@ -246,7 +247,7 @@ struct Candidates {
 /// A few neighbouring gangs of a candidate are an item: all at once on a device, and each place between two is found once.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
-  static constexpr std::int32_t kGangs = 3;
+  static constexpr std::int32_t kGangs = 2;
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     const Candidates candidates(c);
@@ -264,21 +265,27 @@ struct CostSplits {
     if (gang >= gangs) return;
     const WideLine line(c);
     const WideSpans spans(line, gangs);
-    Split sums{};
+    std::int64_t longest = 0, partials = 0;
+    std::int32_t pieces = 0;
     WideLine::Place begin = spans.begin_of(gang);
     for (std::int32_t next = gang + 1; next <= Kokkos::min(gang + kGangs, gangs); ++next) {
       const WideLine::Place end = spans.begin_of(next, begin.number);
-      const std::int64_t time =
-          (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
-      sums.longest = Kokkos::max(sums.longest, time);
-      sums.sum += time;
-      if (!(begin.cut == end.cut)) sums.partials += end.pairs;
+      const std::int32_t own = WideLine::pieces(begin.cut, end.cut);
+      longest = Kokkos::max(longest, (end.blocks_before - begin.blocks_before) * line.block + own * line.fixed);
+      pieces += own;
+      if (own > 0) partials += end.pairs;
       begin = end;
     }
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, sums.longest);
-    Kokkos::atomic_add(&split.sum, sums.sum);
-    if (sums.partials > 0) Kokkos::atomic_add(&split.partials, sums.partials);
+    Kokkos::atomic_max(&split.longest, std::uint32_t(Kokkos::min<std::int64_t>(longest / kNanosecond, UINT32_MAX)));
+    Kokkos::atomic_add(&split.pieces, pieces);
+    if (partials > 0) Kokkos::atomic_add(&split.partials, std::uint32_t(partials));
+  }
+
+  /// The gangs' wide times together.
+  KOKKOS_FUNCTION static std::int64_t sum(const Context& c, std::int32_t number) {
+    const WideLine line(c);
+    return line.all_blocks() * line.block + c.splits[number].pieces * line.fixed;
   }
 };
 
@@ -293,9 +300,10 @@ struct ChooseSplit {
     const std::int32_t number = candidates.first + i;
     const Split& split = c.splits[number];
     const std::int32_t gangs = candidates.splits.gangs(number);
-    std::int64_t time = Kokkos::max(split.longest, narrow_finish(c, gangs, split.sum));
-    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), split.longest));
-    time += split.longest / 50 + split.partials * c.costs.partial;
+    const std::int64_t longest = split.longest * kNanosecond;
+    std::int64_t time = Kokkos::max(longest, narrow_finish(c, gangs, CostSplits::sum(c, number)));
+    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), longest));
+    time += longest / 50 + split.partials * c.costs.partial;
     Kokkos::atomic_min(&c.totals->best, time / kNanosecond * kNumbers + number);
   }
 
@@ -303,8 +311,6 @@ struct ChooseSplit {
   KOKKOS_FUNCTION static std::int32_t best(const Context& c) { return std::int32_t(c.totals->best % kNumbers); }
 
  private:
-  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
-
   /// When the narrow bytes have arrived: before `begin`, only workers without wide tiles ask for them.
   KOKKOS_FUNCTION static std::int64_t memory_finish(const Context& c, std::int64_t busy, std::int64_t begin) {
     const std::int64_t steps = c.totals->packs.steps * c.kv_heads;
@@ -329,7 +335,10 @@ struct CutWide {
     const std::int32_t gangs = has_wide ? Splits(c).gangs(best) : 0;
     if (gang == c.workers) {  // has the least to do: no gang begins here
       c.totals->gangs = gangs;
-      c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
+      c.totals->finish = narrow_finish(c, gangs, has_wide ? CostSplits::sum(c, best) : 0);
+      std::int32_t room_bits = 0;
+      while (c.totals->finish >> room_bits >= kRoom) ++room_bits;
+      c.totals->room_bits = room_bits;
       c.totals->uncut = uncut_steps(c);
       c.totals->wide_share = has_wide ? WideSpans(WideLine(c), gangs).share : 1;
     }
@@ -391,7 +400,7 @@ struct SumWorkers {
       const std::int64_t wide = CutWide::time_of(c, worker >> gang_bits);
       if (wide > 0) begin += wide + c.costs.turn[large];
     }
-    sums.room = begin < finish ? (finish - begin) * kRoom / finish : 0;
+    sums.room = begin < finish ? std::int32_t((finish - begin) >> c.totals->room_bits) : 0;
     return sums;
   }
 };
@@ -425,15 +434,15 @@ struct CutNarrow {
 
   KOKKOS_FUNCTION static NarrowLine::Place place(const Context& c, std::int32_t span) {
     const NarrowLine line(c);
-    const std::int64_t room = c.totals->workers.room;
+    const std::int32_t room = c.totals->workers.room;
     if (span > c.workers || line.lists == 0) return line.end();
     if (span == 0) return {};
     const std::int64_t all = line.cost();
     const bool queued = c.large() != 0 && c.totals->uncut == 0;
     const std::int64_t own = queued ? all - all / 1000 * c.costs.queue_permille : all;
     if (span == c.workers || room == 0) return line.at(own);
-    const std::int64_t before = c.worker_sums[span].room;
-    return line.at(own / room * before + own % room * before / room);
+    // Of floating-point numbers, which a GPU divides faster; products and quotients are rounded alike everywhere.
+    return line.at(std::int64_t(double(own) * c.worker_sums[span].room / room));
   }
 };
 

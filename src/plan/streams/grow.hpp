@@ -16,7 +16,7 @@ struct Grow {
     const Totals& totals = *c.totals;
     if (totals.fits == 0) return;
     const std::int64_t narrow = totals.streams.pieces;
-    const std::int64_t tiles = narrow + (totals.workers.wide_pieces << c.gang_bits());
+    const std::int64_t tiles = narrow + (std::int64_t(totals.workers.wide_pieces) << c.gang_bits());
     const std::int64_t all = tiles + totals.need_segments;
     for (std::int64_t i = first; i < all; i += stride) {
       if (i < narrow)

@@ -130,15 +130,37 @@ struct WidePieces {
   /// @param number  of the stream's wide node
   template <class Visit>
   KOKKOS_FUNCTION void for_each_piece(std::int32_t number, std::int32_t stream, const Visit& visit) const {
-    std::int32_t g = first_gang(number, stream);
-    visit(g, true);
-    for (++g; g < gangs && c.wide_cut[g].stream == stream; ++g)
-      if (!(c.wide_cut[g] == c.wide_cut[g + 1]) && c.wide_cut[g].offset > 0) visit(g, false);
+    const std::int32_t first = first_gang(number, stream);
+    visit(first, true);
+    for (std::int32_t g = first + 1; g < gangs; g += kAtATime) {
+      const Further further = further_pieces(stream, g);
+      for (std::int32_t k = 0; k < kAtATime; ++k)
+        if ((further.gangs >> k & 1) != 0) visit(g + k, false);
+      if (further.ends) return;
+    }
   }
   KOKKOS_FUNCTION std::int32_t count(std::int32_t number, std::int32_t stream) const {
     std::int32_t pieces = 0;
     for_each_piece(number, stream, [&](std::int32_t, bool) { ++pieces; });
     return pieces;
+  }
+
+  /// Gangs that begin inside a stream, of kAtATime from g on, whose cuts are loaded at once: they neither wait for each other
+  /// nor for what is written about each piece.
+  static constexpr std::int32_t kAtATime = 8;
+  struct Further {
+    std::uint32_t gangs = 0;  ///< a bit for each that has a piece
+    bool ends = false;        ///< there are no more
+  };
+  KOKKOS_FUNCTION Further further_pieces(std::int32_t stream, std::int32_t g) const {
+    Cut cuts[kAtATime + 1];
+    for (std::int32_t k = 0; k <= kAtATime; ++k) cuts[k] = c.wide_cut[Kokkos::min(g + k, gangs)];
+    Further further;
+    for (std::int32_t k = 0; k < kAtATime; ++k) {
+      further.ends = further.ends || g + k >= gangs || cuts[k].stream != stream;
+      if (!further.ends && !(cuts[k] == cuts[k + 1]) && cuts[k].offset > 0) further.gangs |= 1u << k;
+    }
+    return further;
   }
 
   KOKKOS_FUNCTION std::int64_t partials() const {
@@ -170,7 +192,7 @@ KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
   Totals& totals = *c.totals;
   totals.need_segments = totals.nodes.wide_segments + totals.packs.segments;
   totals.need_gathered = totals.packs.gathered;
-  totals.need_tiles = (totals.workers.wide_pieces << c.gang_bits()) + totals.streams.pieces;
+  totals.need_tiles = (std::int64_t(totals.workers.wide_pieces) << c.gang_bits()) + totals.streams.pieces;
   totals.need_partials = totals.streams.slots;
   if (totals.nodes.wide > 0) totals.need_partials += WidePieces(c).partials();
   totals.fits = totals.need_segments <= c.segment_capacity && totals.need_gathered <= c.segment_capacity &&
@@ -345,6 +367,9 @@ struct CutTree {
   template <class Visit>
   KOKKOS_FUNCTION static void for_each_staged(const Context& c, const Visit& visit) {
     visit(&Context::totals, 1, false, true);
+    visit(&Context::wide_cut, c.workers + 1, false, true);
+    visit(&Context::narrow_cut, c.workers + 2, false, true);
+    visit(&Context::narrow_steps, c.workers + 2, false, true);
     if (c.absorbs != 0) visit(&Context::children, c.tree.nodes, false, false);
     visit(&Context::kind, c.tree.nodes, false, true);
     visit(&Context::unit_end, c.tree.rows, false, true);

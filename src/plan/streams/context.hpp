@@ -270,13 +270,9 @@ struct Context {
   /// Calls visit(node, tokens) for a wide node and the absorbed ones above it, from below, where there are tokens.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_of_chain(std::int32_t node, const Visit& visit) const {
-    for_each_of_chain(node, [&](std::int32_t above) { return kind[above] == kAbsorbed; }, visit);
-  }
-  template <class IsAbsorbed, class Visit>
-  KOKKOS_FUNCTION void for_each_of_chain(std::int32_t node, const IsAbsorbed& is_absorbed, const Visit& visit) const {
     if (seen(node) > 0) visit(node, seen(node));
     if (absorbs == 0) return;
-    for (node = tree.parent[node]; node >= 0 && is_absorbed(node); node = tree.parent[node])
+    for (node = tree.parent[node]; node >= 0 && kind[node] == kAbsorbed; node = tree.parent[node])
       if (tree.tokens[node] > 0) visit(node, tree.tokens[node]);
   }
 

@@ -362,22 +362,6 @@ struct SumEntries {
 
 /// What orders a plan: what its streams are, and how they are cut.
 struct CutTree {
-  /// Calls visit(array, count, whether it is read before it is written, whether later kernels read it) for the arrays that a
-  /// team has in scratch memory, if they fit.
-  template <class Visit>
-  KOKKOS_FUNCTION static void for_each_staged(const Context& c, const Visit& visit) {
-    visit(&Context::totals, 1, false, true);
-    visit(&Context::wide_cut, c.workers + 1, false, true);
-    visit(&Context::narrow_cut, c.workers + 2, false, true);
-    visit(&Context::narrow_steps, c.workers + 2, false, true);
-    if (c.absorbs != 0) visit(&Context::children, c.tree.nodes, false, false);
-    visit(&Context::kind, c.tree.nodes, false, true);
-    visit(&Context::unit_end, c.tree.rows, false, true);
-    visit(&Context::unit_node, c.tree.rows, false, true);
-    visit(&Context::begins, c.tree.rows, false, true);
-    visit(&Context::pack_end, c.tree.rows, false, false);
-  }
-
   ESPALIER_ANY_RUNNER
   template <class Runner>
   KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
@@ -387,6 +371,7 @@ struct CutTree {
     } else {
       run.template begin<Reset>();
     }
+    run.template each<FindKinds>();
     run.template scan<SumNodes>();
     run.template each<EndPacks>();
     run.template each<MarkPacks>();

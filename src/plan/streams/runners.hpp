@@ -190,43 +190,6 @@ class OnTeam {
   char* scratch_;
 };
 
-/// Arrays of a context that the steps of one team read and write again and again, in its scratch memory, as far as they fit.
-template <class Team, std::size_t kBytes>
-class Staging {
- public:
-  KOKKOS_FUNCTION explicit Staging(const Team& team)
-      : team_(team),
-        memory_(static_cast<char*>(
-            team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kBytes), std::ptrdiff_t(kSumBytes)))) {}
-
-  /// Lets `array` lie in scratch memory.
-  template <class T>
-  KOKKOS_FUNCTION void enter(T*& array, std::int64_t count, bool is_input) {
-    const std::size_t bytes = (std::size_t(count) * sizeof(T) + kSumBytes - 1) / kSumBytes * kSumBytes;
-    if (taken_ + bytes > kBytes) return;
-    T* const staged = reinterpret_cast<T*>(memory_ + taken_);
-    taken_ += bytes;
-    if (is_input) copy(staged, array, count);
-    array = staged;
-  }
-
-  /// Copies back what lies in scratch memory instead of `given`.
-  template <class T>
-  KOKKOS_FUNCTION void leave(const T* array, T* given, std::int64_t count) const {
-    if (array != given) copy(given, array, count);
-  }
-
- private:
-  template <class T>
-  KOKKOS_FUNCTION void copy(T* to, const T* from, std::int64_t count) const {
-    for (std::int64_t i = team_.team_rank(); i < count; i += team_.team_size()) to[i] = from[i];
-  }
-
-  const Team& team_;
-  char* memory_;
-  std::size_t taken_ = 0;
-};
-
 template <class Step>
 struct LoopKernel {
   Context c;

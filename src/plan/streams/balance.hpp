@@ -1,7 +1,7 @@
 #pragma once
 // Which workers take wide tiles, and where each worker's spans of the two lines begin. Both lines are laid out by cost: a
 // stream costs what its blocks or steps do, and a fixed part. Equal spans of that line are equal work, so that a span's
-// place has a closed form; all splits of the workers are costed at once, with the very cuts they would lead to.
+// place has a closed form; all splits of the workers are compared by what even spans would take, and those near the best by the very cuts they would lead to.
 
 #include "packs.hpp"
 
@@ -26,6 +26,7 @@ struct WideLine {
     return c.kv_heads * ((node.tile_blocks_before >> gang_bits) * block + (node.tiles_before >> gang_bits) * fixed);
   }
   KOKKOS_FUNCTION std::int64_t cost() const { return cost_before(nodes); }
+  KOKKOS_FUNCTION std::int64_t all_blocks() const { return (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads; }
   KOKKOS_FUNCTION std::int32_t stream_before(std::int32_t number) const {
     return (c.wide[number].tiles_before >> gang_bits) * c.kv_heads;
   }
@@ -45,8 +46,7 @@ struct WideLine {
   };
   /// @param from  a wide node that begins at or before x
   KOKKOS_FUNCTION Place at(std::int64_t x, std::int32_t from) const {
-    const std::int64_t all_blocks = (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads;
-    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks, 0, nodes};
+    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks(), 0, nodes};
     const std::int32_t number = node_at(x, from);
     const WideNode& node = c.wide[number];
     const std::int64_t in_node = x - cost_before(number);
@@ -180,7 +180,10 @@ struct NarrowLine {
   }
 };
 
-/// Splits that are costed: every number of gangs near all workers, then every few.
+inline constexpr std::int64_t kNumbers = 1024;                                          ///< there are no more splits
+inline constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
+
+/// Splits that are considered: every number of gangs near all workers, then every few.
 struct Splits {
   std::int32_t most_gangs, every_bits, one_by_one, count;
 
@@ -215,47 +218,92 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
   return (cost + busy * begin) / c.workers + line.fixed;
 }
 
-/// Every gang of every split by itself: a place has to be found twice, but on a device with threads enough none waits.
+/// The split that would finish first if wide streams could be cut anywhere for nothing: others are costed near it.
+struct BoundSplits {
+  static constexpr const char* kLabel = "espalier::StreamPlan::bound_splits";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Splits(c).count; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
+    const std::int32_t gangs = Splits(c).gangs(number);
+    const WideLine line(c);
+    const std::int64_t time = Kokkos::max(line.cost() / gangs + line.fixed, narrow_finish(c, gangs, line.cost()));
+    Kokkos::atomic_min(&c.totals->bound, time * kNumbers + number);
+  }
+};
+
+/// The splits that are costed with the very cuts they lead to.
+struct Candidates {
+  Splits splits;
+  std::int32_t first, count;
+
+  KOKKOS_FUNCTION explicit Candidates(const Context& c) : splits(c) {
+    const auto bound = std::int32_t(c.totals->bound % kNumbers);
+    first = splits.count == 0 ? 0 : Kokkos::max(0, bound - kSplitsBefore);
+    count = Kokkos::min(splits.count - first, kSplitsBefore + kSplitsFrom);
+  }
+};
+
+/// A few neighbouring gangs of a candidate are an item: all at once on a device, and each place between two is found once.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
+  static constexpr std::int32_t kGangs = 2;
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
-    const Splits splits(c);
-    return splits.count * splits.most_gangs;
+    const Candidates candidates(c);
+    return candidates.count * div_up(candidates.splits.most_gangs, kGangs);
   }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers * c.workers; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
+    return (kSplitsBefore + kSplitsFrom) * div_up(c.workers, kGangs);
+  }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
-    const Splits splits(c);
-    const std::int32_t number = i / splits.most_gangs;
-    const std::int32_t gangs = splits.gangs(number);
-    const std::int32_t gang = i - number * splits.most_gangs;
+    const Candidates candidates(c);
+    const std::int32_t shares = div_up(candidates.splits.most_gangs, kGangs);
+    const std::int32_t number = candidates.first + i / shares;
+    const std::int32_t gangs = candidates.splits.gangs(number), gang = i % shares * kGangs;
     if (gang >= gangs) return;
     const WideLine line(c);
     const WideSpans spans(line, gangs);
-    const WideLine::Place begin = spans.begin_of(gang);
-    const WideLine::Place end = spans.begin_of(gang + 1, begin.number);
-    const std::int64_t time =
-        (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
+    std::int64_t longest = 0, partials = 0;
+    std::int32_t pieces = 0;
+    WideLine::Place begin = spans.begin_of(gang);
+    for (std::int32_t next = gang + 1; next <= Kokkos::min(gang + kGangs, gangs); ++next) {
+      const WideLine::Place end = spans.begin_of(next, begin.number);
+      const std::int32_t own = WideLine::pieces(begin.cut, end.cut);
+      longest = Kokkos::max(longest, (end.blocks_before - begin.blocks_before) * line.block + own * line.fixed);
+      pieces += own;
+      if (own > 0) partials += end.pairs;
+      begin = end;
+    }
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, time);
-    Kokkos::atomic_add(&split.sum, time);
-    if (!(begin.cut == end.cut) && end.pairs > 0) Kokkos::atomic_add(&split.partials, end.pairs);
+    Kokkos::atomic_max(&split.longest, std::uint32_t(Kokkos::min<std::int64_t>(longest / kNanosecond, UINT32_MAX)));
+    Kokkos::atomic_add(&split.pieces, pieces);
+    if (partials > 0) Kokkos::atomic_add(&split.partials, std::uint32_t(partials));
+  }
+
+  /// The gangs' wide times together.
+  KOKKOS_FUNCTION static std::int64_t sum(const Context& c, std::int32_t number) {
+    const WideLine line(c);
+    return line.all_blocks() * line.block + c.splits[number].pieces * line.fixed;
   }
 };
 
 /// The split that is predicted to finish first.
 struct ChooseSplit {
   static constexpr const char* kLabel = "espalier::StreamPlan::choose_split";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Splits(c).count; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Candidates(c).count; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context&) { return kSplitsBefore + kSplitsFrom; }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
+    const Candidates candidates(c);
+    const std::int32_t number = candidates.first + i;
     const Split& split = c.splits[number];
-    const std::int32_t gangs = Splits(c).gangs(number);
-    std::int64_t time = Kokkos::max(split.longest, narrow_finish(c, gangs, split.sum));
-    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), split.longest));
-    time += split.longest / 50 + split.partials * c.costs.partial;
+    const std::int32_t gangs = candidates.splits.gangs(number);
+    const std::int64_t longest = split.longest * kNanosecond;
+    std::int64_t time = Kokkos::max(longest, narrow_finish(c, gangs, CostSplits::sum(c, number)));
+    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), longest));
+    time += longest / 50 + split.partials * c.costs.partial;
     Kokkos::atomic_min(&c.totals->best, time / kNanosecond * kNumbers + number);
   }
 
@@ -263,9 +311,6 @@ struct ChooseSplit {
   KOKKOS_FUNCTION static std::int32_t best(const Context& c) { return std::int32_t(c.totals->best % kNumbers); }
 
  private:
-  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
-  static constexpr std::int64_t kNumbers = 1024;                                          ///< there are no more splits
-
   /// When the narrow bytes have arrived: before `begin`, only workers without wide tiles ask for them.
   KOKKOS_FUNCTION static std::int64_t memory_finish(const Context& c, std::int64_t busy, std::int64_t begin) {
     const std::int64_t steps = c.totals->packs.steps * c.kv_heads;
@@ -290,8 +335,12 @@ struct CutWide {
     const std::int32_t gangs = has_wide ? Splits(c).gangs(best) : 0;
     if (gang == c.workers) {  // has the least to do: no gang begins here
       c.totals->gangs = gangs;
-      c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
+      c.totals->finish = narrow_finish(c, gangs, has_wide ? CostSplits::sum(c, best) : 0);
+      std::int32_t room_bits = 0;
+      while (c.totals->finish >> room_bits >= kRoom) ++room_bits;
+      c.totals->room_bits = room_bits;
       c.totals->uncut = uncut_steps(c);
+      c.totals->wide_share = has_wide ? WideSpans(WideLine(c), gangs).share : 1;
     }
     if (gang > gangs) return;
     const WideLine line(c);
@@ -351,7 +400,7 @@ struct SumWorkers {
       const std::int64_t wide = CutWide::time_of(c, worker >> gang_bits);
       if (wide > 0) begin += wide + c.costs.turn[large];
     }
-    sums.room = begin < finish ? (finish - begin) * kRoom / finish : 0;
+    sums.room = begin < finish ? std::int32_t((finish - begin) >> c.totals->room_bits) : 0;
     return sums;
   }
 };
@@ -385,15 +434,15 @@ struct CutNarrow {
 
   KOKKOS_FUNCTION static NarrowLine::Place place(const Context& c, std::int32_t span) {
     const NarrowLine line(c);
-    const std::int64_t room = c.totals->workers.room;
+    const std::int32_t room = c.totals->workers.room;
     if (span > c.workers || line.lists == 0) return line.end();
     if (span == 0) return {};
     const std::int64_t all = line.cost();
     const bool queued = c.large() != 0 && c.totals->uncut == 0;
     const std::int64_t own = queued ? all - all / 1000 * c.costs.queue_permille : all;
     if (span == c.workers || room == 0) return line.at(own);
-    const std::int64_t before = c.worker_sums[span].room;
-    return line.at(own / room * before + own % room * before / room);
+    // Of floating-point numbers, which a GPU divides faster; products and quotients are rounded alike everywhere.
+    return line.at(std::int64_t(double(own) * c.worker_sums[span].room / room));
   }
 };
 

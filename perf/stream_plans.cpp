@@ -62,6 +62,20 @@ struct Prediction {
   std::int64_t partials = 0;
 };
 
+/// When the eight warps of a worker have taken its narrow tiles in order, each the next one when it is free.
+class Warps {
+ public:
+  void take(double us) {
+    double& first = *std::min_element(std::begin(busy_), std::end(busy_));
+    first += us;
+  }
+  [[nodiscard]] double end() const { return *std::max_element(std::begin(busy_), std::end(busy_)); }
+  [[nodiscard]] double sum() const { return std::accumulate(std::begin(busy_), std::end(busy_), 0.0); }
+
+ private:
+  double busy_[8] = {};
+};
+
 Prediction predict(const FusedPlanArrays& plan) {
   const PlannerConfig c;
   const auto steps = [&](const detail::FusedTile& tile) {
@@ -75,39 +89,44 @@ Prediction predict(const FusedPlanArrays& plan) {
     }
     return count;
   };
+  const auto wide_us = [&](std::int32_t t) {
+    const detail::FusedTile& tile = plan.wide_tiles[std::size_t(t)];
+    const double block = tile.pairs <= detail::kWidePairs / 2 ? c.wide_half_block : c.wide_block;
+    const double chain = tile.segment_end > tile.segment_begin + 1 ? c.wide_chain : 0.0;
+    return (tile.tokens + 127) / 128 * block + c.wide_fixed + chain;
+  };
+  const auto narrow_us = [&](std::int32_t t) {
+    const detail::FusedTile& tile = plan.narrow_tiles[std::size_t(t)];
+    const bool gathered = (tile.flags & detail::kTileGathered) != 0;
+    const std::int32_t count = steps(tile), segments = gathered ? count : tile.segment_end - tile.segment_begin;
+    return c.narrow_fixed + count * c.narrow_step + segments * c.narrow_segment;
+  };
   double all_steps = 0;
   for (const auto& tile : plan.narrow_tiles) all_steps += steps(tile);
-  const double step_bytes = 16.0 * c.head_dim * 4;
-  const bool large = all_steps * step_bytes > c.large_bytes;
-  const double fixed_blocks = large ? 1 : 0.5, rate = c.narrow_rate, turn = large ? 10 : 6;
-  const double step_us = step_bytes / (rate * 1e3);
   Prediction p;
   p.wide = plan.wide_tiles.size();
   p.narrow = plan.narrow_tiles.size();
   p.queued = std::size_t(plan.header.queue_end - plan.header.queue_begin);
   double sum = 0, longest = 0, longest_wide = 0;
   std::vector<double> begins;
-  const auto narrow_us = [&](std::int32_t t) {
-    return (steps(plan.narrow_tiles[std::size_t(t)]) + c.narrow_fixed_steps) * step_us;
-  };
   for (const auto& worker : plan.worker) {
-    double wide = 0, narrow = 0;
-    for (std::int32_t t = worker.wide_begin; t < worker.wide_end; ++t)
-      wide += ((plan.wide_tiles[std::size_t(t)].tokens + 127) / 128 + fixed_blocks) * c.wide_block;
-    for (std::int32_t t = worker.narrow_begin; t < worker.narrow_end; ++t) narrow += narrow_us(t);
+    double wide = 0;
+    for (std::int32_t t = worker.wide_begin; t < worker.wide_end; ++t) wide += wide_us(t);
+    Warps warps;
+    for (std::int32_t t = worker.narrow_begin; t < worker.narrow_end; ++t) warps.take(narrow_us(t));
     p.wide_workers += wide > 0 ? 1 : 0;
-    begins.push_back(wide);
+    const double begin = wide > 0 && worker.narrow_begin < worker.narrow_end ? wide + c.turn : wide;
+    begins.push_back(begin);
     longest_wide = std::max(longest_wide, wide);
-    const double time = wide + narrow + (wide > 0 && narrow > 0 ? turn : 0);
-    longest = std::max(longest, time);
-    sum += time;
+    longest = std::max(longest, begin + warps.end());
+    sum += begin + warps.sum() / 8;
   }
-  for (std::int32_t t = plan.header.queue_begin; t < plan.header.queue_end; ++t) sum += narrow_us(t);
+  for (std::int32_t t = plan.header.queue_begin; t < plan.header.queue_end; ++t) sum += narrow_us(t) / 8;
   longest = std::max(longest, sum / double(plan.worker.size()));
   std::sort(begins.begin(), begins.end());
-  double time = 0, left = all_steps * step_bytes;
+  double time = 0, left = all_steps * 16.0 * c.head_dim * 4;
   for (std::size_t i = 0; left > 0; ++i) {
-    const double bytes_us = std::min(double(i + 1) * rate, c.memory_rate) * 1e3;
+    const double bytes_us = std::min(double(i + 1) * c.narrow_rate, c.memory_rate) * 1e3;
     const double next = i + 1 < begins.size() ? begins[i + 1] : 1e30;
     time = std::max(time, begins[i]);
     if (time + left / bytes_us <= next || i + 1 == begins.size()) {

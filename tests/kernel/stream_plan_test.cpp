@@ -244,7 +244,7 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams with a node of more tokens than a seg
     }
 }
 
-TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within 5 % of evenly", "[streams]",
+TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within 8 % of evenly", "[streams]",
                         ExecutionSpaces) {
   const TestType exec;
   constexpr double kEnoughUs = 40;  // pieces are long beside less
@@ -265,7 +265,7 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within
       plan.update(exec, arrays.view());
       const PlanReport report = plan.report(exec);
       if (report.predicted_us < kEnoughUs) continue;
-      CHECK(report.imbalance < 0.05);
+      CHECK(report.imbalance < 0.08);  // 128 of 132 workers are whole gangs, and 120 are the next fewer
       ++plans;
     }
   CHECK(plans >= 8);
@@ -274,8 +274,28 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within
 TEMPLATE_LIST_TEST_CASE("wide streams of one node are not cut where cutting gains nothing", "[streams]",
                         ExecutionSpaces) {
   const TestType exec;
-  std::vector<NodeSpec> nodes{{-1, 2048}};
-  for (std::int32_t i = 0; i < 1024; ++i) nodes.push_back({0, 32});
+  const std::vector<NodeSpec> nodes{{-1, 512}};
+  const std::vector<RowSpec> rows(1024, RowSpec{0});
+  const TreeSnapshot snapshot = make_snapshot(nodes, rows, 32);
+  PlanConfig config;
+  config.heads = {32, 8, 128};
+  config.scalar = Scalar::bf16;
+  config.workers = 88;  // 11 gangs for 32 streams: three each, but for one
+  config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+  StreamPlan<TestType> plan(exec, config);
+  const TreeArrays<TestType> arrays(exec, snapshot);
+  plan.update(exec, arrays.view());
+  const FusedPlanArrays tiles = fused_plan_arrays(exec, plan.view(), config.heads);
+  CHECK(tiles.wide_tiles.size() == 1024 * 4 / detail::kWidePairs * 8);  // rows * group / pairs of a tile * KV heads
+  for (const detail::FusedTile& tile : tiles.wide_tiles) CHECK(tile.tokens == 512);
+}
+
+TEMPLATE_LIST_TEST_CASE("narrow tiles of a small tree are one round of each worker's warps", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  std::vector<NodeSpec> nodes{{-1, 1024}};
+  for (std::int32_t i = 0; i < 16; ++i) nodes.push_back({0, 256});
+  for (std::int32_t i = 0; i < 64; ++i) nodes.push_back({1 + i / 4, 32});
   const TreeSnapshot snapshot = make_snapshot(nodes, {}, 32);
   PlanConfig config;
   config.heads = {32, 8, 128};
@@ -285,9 +305,8 @@ TEMPLATE_LIST_TEST_CASE("wide streams of one node are not cut where cutting gain
   StreamPlan<TestType> plan(exec, config);
   const TreeArrays<TestType> arrays(exec, snapshot);
   plan.update(exec, arrays.view());
-  const FusedPlanArrays tiles = fused_plan_arrays(exec, plan.view(), config.heads);
-  CHECK(tiles.wide_tiles.size() == 1024 * 4 / detail::kWidePairs * 8);  // rows * group / pairs of a tile * KV heads
-  for (const detail::FusedTile& tile : tiles.wide_tiles) CHECK(tile.tokens == 2048);
+  for (const detail::FusedWorker& worker : fused_plan_arrays(exec, plan.view(), config.heads).worker)
+    CHECK(worker.narrow_end - worker.narrow_begin <= 8);
 }
 
 TEMPLATE_LIST_TEST_CASE("streams stay whole where nothing is shared and every warp has one", "[streams]",

@@ -19,14 +19,16 @@ struct WideLine {
         nodes(context.totals->nodes.wide),
         gang_bits(context.gang_bits()),
         block(context.costs.wide_block),
-        fixed(context.costs.wide_fixed[context.large()]) {}
+        fixed(context.costs.wide_fixed) {}
 
   KOKKOS_FUNCTION std::int64_t cost_before(std::int32_t number) const {
     const WideNode& node = c.wide[number];
     return c.kv_heads * ((node.tile_blocks_before >> gang_bits) * block + (node.tiles_before >> gang_bits) * fixed);
   }
   KOKKOS_FUNCTION std::int64_t cost() const { return cost_before(nodes); }
-  KOKKOS_FUNCTION std::int64_t all_blocks() const { return (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads; }
+  KOKKOS_FUNCTION std::int64_t all_blocks() const {
+    return (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads;
+  }
   KOKKOS_FUNCTION std::int32_t stream_before(std::int32_t number) const {
     return (c.wide[number].tiles_before >> gang_bits) * c.kv_heads;
   }
@@ -129,10 +131,7 @@ struct NarrowLine {
   std::int64_t step, fixed;
 
   KOKKOS_FUNCTION explicit NarrowLine(const Context& context)
-      : c(context),
-        lists(context.totals->packs.lists),
-        step(context.costs.step[context.large()]),
-        fixed(context.costs.step_fixed[context.large()]) {}
+      : c(context), lists(context.totals->packs.lists), step(context.totals->step), fixed(context.costs.step_fixed) {}
 
   KOKKOS_FUNCTION std::int64_t cost_before(std::int32_t list) const {
     return c.kv_heads * (c.lists[list].steps_before * step + list * fixed);
@@ -142,14 +141,8 @@ struct NarrowLine {
     return c.lists[list + 1].steps_before - c.lists[list].steps_before;
   }
 
-  struct Place {
-    Cut cut;
-    std::int64_t steps_before;  ///< in the line
-  };
-  KOKKOS_FUNCTION Place end() const {
-    return {{lists * c.kv_heads, 0}, std::int64_t(c.kv_heads) * c.lists[lists].steps_before};
-  }
-  KOKKOS_FUNCTION Place at(std::int64_t x) const {
+  KOKKOS_FUNCTION Cut end() const { return {lists * c.kv_heads, 0}; }
+  KOKKOS_FUNCTION Cut at(std::int64_t x) const {
     if (x >= cost()) return end();
     constexpr std::int32_t kGrain = 2;  // a stage holds two steps
     const std::int32_t list = last_where(0, lists, [&](std::int32_t l) { return cost_before(l) <= x; });
@@ -164,19 +157,51 @@ struct NarrowLine {
       ++head;
       offset = 0;
     }
-    return {{list * c.kv_heads + head, offset},
-            std::int64_t(c.kv_heads) * c.lists[list].steps_before + std::int64_t(head) * length + offset};
+    return {list * c.kv_heads + head, offset};
   }
 
  private:
   /// Where the nearest round of a worker's warps begins: the KV heads of the same tokens, which lie side by side in memory, are
   /// then read at the same time.
-  KOKKOS_FUNCTION Place round_of(std::int32_t stream) const {
+  KOKKOS_FUNCTION Cut round_of(std::int32_t stream) const {
     stream = (stream + kWarpsPerWorker / 2) / kWarpsPerWorker * kWarpsPerWorker;
-    if (stream >= lists * c.kv_heads) return end();
-    const std::int32_t list = stream / c.kv_heads;
-    return {{stream, 0},
-            std::int64_t(c.kv_heads) * c.lists[list].steps_before + std::int64_t(stream % c.kv_heads) * steps(list)};
+    return {Kokkos::min(stream, lists * c.kv_heads), 0};
+  }
+};
+
+/// How a worker's share of the narrow line becomes tiles, of which its eight warps take round after round.
+struct Rounds {
+  /// Of more, the last is rarely full, but warps that are late are helped before it.
+  static constexpr std::int32_t kEvenRounds = 4;
+
+  std::int32_t most;  ///< steps of a tile, at most
+  std::int64_t time;  ///< of all rounds
+
+  /// The fewest pieces that end by a time, or else those that end first; of streams of average length, one of which the share
+  /// begins inside.
+  KOKKOS_FUNCTION Rounds(const NarrowLine& line, std::int64_t share, std::int64_t by) : time(INT64_MAX) {
+    auto length = std::int32_t(line.c.totals->packs.steps / line.lists);
+    std::int32_t sixteenths = 16;  // of a stream, in the share
+    const std::int64_t stream = length * line.step + line.fixed;
+    if (stream > share)
+      length = std::int32_t(Kokkos::max<std::int64_t>((share - line.fixed) / line.step, kLeastCut));
+    else
+      sixteenths = std::int32_t(Kokkos::min<std::int64_t>(16 * share / stream, 1 << 20));
+    most = length;
+    for (std::int32_t parts = 1; parts <= kWarpsPerWorker; ++parts) {
+      const std::int32_t steps = div_up(length, parts);
+      if (parts > 1 && steps < kLeastCut) break;
+      std::int32_t slots = div_up(sixteenths * parts, 16) + 1;
+      slots = slots > kEvenRounds * kWarpsPerWorker ? slots + kWarpsPerWorker / 2
+                                                    : div_up(slots, kWarpsPerWorker) * kWarpsPerWorker;
+      const std::int64_t end = slots * (line.fixed + steps * line.step);
+      if (end >= time) continue;
+      time = end;
+      most = steps;
+      if (end <= by) break;
+    }
+    const std::int64_t least = (share / line.step + kMostPieces - 1) / kMostPieces;
+    most = std::int32_t(Kokkos::max<std::int64_t>(most, Kokkos::max<std::int64_t>(least, kLeastCut)));
   }
 };
 
@@ -210,7 +235,7 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
   if (cost == 0) return 0;
   const std::int64_t busy = std::int64_t(gangs) << c.gang_bits();
   const std::int64_t free_workers = c.workers - busy;
-  const std::int64_t begin = gangs > 0 ? wide_sum / gangs + c.costs.turn[c.large()] : 0;
+  const std::int64_t begin = gangs > 0 ? wide_sum / gangs + c.costs.turn : 0;
   if (free_workers > 0) {
     const std::int64_t finish = cost / free_workers + line.fixed;
     if (finish <= begin) return finish;
@@ -302,20 +327,36 @@ struct ChooseSplit {
     const std::int32_t gangs = candidates.splits.gangs(number);
     const std::int64_t longest = split.longest * kNanosecond;
     std::int64_t time = Kokkos::max(longest, narrow_finish(c, gangs, CostSplits::sum(c, number)));
-    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), longest));
+    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), longest + c.costs.turn));
+    time = Kokkos::max(time, rounds_finish(c, gangs << c.gang_bits(), CostSplits::sum(c, number) / gangs, time));
     time += longest / 50 + split.partials * c.costs.partial;
     Kokkos::atomic_min(&c.totals->best, time / kNanosecond * kNumbers + number);
   }
 
   /// The number of the best one.
   KOKKOS_FUNCTION static std::int32_t best(const Context& c) { return std::int32_t(c.totals->best % kNumbers); }
+  /// What is predicted of it.
+  KOKKOS_FUNCTION static std::int64_t time(const Context& c) { return c.totals->best / kNumbers * kNanosecond; }
 
  private:
+  /// When the last round of narrow tiles ends, of workers that have nothing else, and of the others where these have some, too.
+  KOKKOS_FUNCTION static std::int64_t rounds_finish(const Context& c, std::int64_t busy, std::int64_t wide,
+                                                    std::int64_t by) {
+    const NarrowLine line(c);
+    if (line.lists == 0 || c.large() != 0) return 0;  // a queue evens rounds out
+    const std::int64_t cost = line.cost(), begin = wide + c.costs.turn, free_workers = c.workers - busy;
+    if (free_workers > 0 && cost / free_workers <= begin) return Rounds(line, cost / free_workers, by).time;
+    const std::int64_t share = (cost - free_workers * begin) / c.workers;
+    const std::int64_t late = begin + Rounds(line, share, by - begin).time;
+    if (free_workers == 0) return late;
+    return Kokkos::max(late, Rounds(line, share + begin, by).time);
+  }
+
   /// When the narrow bytes have arrived: before `begin`, only workers without wide tiles ask for them.
   KOKKOS_FUNCTION static std::int64_t memory_finish(const Context& c, std::int64_t busy, std::int64_t begin) {
     const std::int64_t steps = c.totals->packs.steps * c.kv_heads;
     const auto step_of = [&](std::int64_t workers) {
-      return Kokkos::max(c.costs.step[c.large()] / workers, c.costs.memory_step);
+      return Kokkos::max(c.costs.stream_step / workers, c.costs.memory_step);
     };
     const std::int64_t done = c.workers > busy ? begin / step_of(c.workers - busy) : 0;
     if (steps <= done) return done > 0 ? steps * step_of(c.workers - busy) : 0;
@@ -394,11 +435,10 @@ struct SumWorkers {
     const std::int64_t finish = c.totals->finish;
     if (finish == 0) return sums;
     const std::int32_t worker = worker_of_span(c, span, busy);
-    const std::int32_t large = c.large();
-    std::int64_t begin = c.costs.step_fixed[large];  // of the piece that the span begins in
+    std::int64_t begin = c.costs.step_fixed;  // of the piece that the span begins in
     if (worker < busy) {
       const std::int64_t wide = CutWide::time_of(c, worker >> gang_bits);
-      if (wide > 0) begin += wide + c.costs.turn[large];
+      if (wide > 0) begin += wide + c.costs.turn;
     }
     sums.room = begin < finish ? std::int32_t((finish - begin) >> c.totals->room_bits) : 0;
     return sums;
@@ -412,37 +452,52 @@ struct CutNarrow {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers + 2; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t span) {
-    const NarrowLine::Place begin = place(c, span);
-    c.narrow_cut[span] = begin.cut;
-    c.narrow_steps[span] = begin.steps_before;
-    if (span > c.workers) c.totals->queue_most = most_of(c.totals->packs.steps * c.kv_heads / c.workers, kMostQueued);
-  }
-
-  /// How long the tiles of a span are at most.
-  KOKKOS_FUNCTION static std::int32_t most(const Context& c, std::int32_t span) {
-    return span < c.workers ? most_of(c.narrow_steps[span + 1] - c.narrow_steps[span], kMostCut) : c.totals->queue_most;
+    const NarrowLine line(c);
+    const std::int64_t own = own_cost(c, line);
+    c.narrow_cut[span] = place(c, line, own, span);
+    c.narrow_most[span] = span < c.workers ? most_of_worker(c, line, own, span) : most_of_queue(c);
   }
 
  private:
-  /// @param steps  of a worker
-  /// @param most   where that does not make too many pieces
-  KOKKOS_FUNCTION static std::int32_t most_of(std::int64_t steps, std::int32_t most) {
-    const std::int64_t share = div_up(steps, std::int64_t(kPiecesPerWorker));
-    const std::int64_t longest = Kokkos::max(div_up(steps, std::int64_t(kMostPieces)), std::int64_t(most));
-    return std::int32_t(Kokkos::clamp<std::int64_t>(share, kLeastCut, longest));
-  }
-
-  KOKKOS_FUNCTION static NarrowLine::Place place(const Context& c, std::int32_t span) {
-    const NarrowLine line(c);
-    const std::int32_t room = c.totals->workers.room;
-    if (span > c.workers || line.lists == 0) return line.end();
-    if (span == 0) return {};
+  /// What is not the queue's.
+  KOKKOS_FUNCTION static std::int64_t own_cost(const Context& c, const NarrowLine& line) {
     const std::int64_t all = line.cost();
     const bool queued = c.large() != 0 && c.totals->uncut == 0;
-    const std::int64_t own = queued ? all - all / 1000 * c.costs.queue_permille : all;
-    if (span == c.workers || room == 0) return line.at(own);
-    // Of floating-point numbers, which a GPU divides faster; products and quotients are rounded alike everywhere.
-    return line.at(std::int64_t(double(own) * c.worker_sums[span].room / room));
+    return queued ? all - all / 1000 * c.costs.queue_permille : all;
+  }
+  /// Of floating-point numbers, which a GPU divides faster; products and quotients are rounded alike everywhere.
+  KOKKOS_FUNCTION static std::int64_t share_of(const Context& c, std::int64_t own, std::int32_t room) {
+    return std::int64_t(double(own) * room / c.totals->workers.room);
+  }
+
+  KOKKOS_FUNCTION static Cut place(const Context& c, const NarrowLine& line, std::int64_t own, std::int32_t span) {
+    if (span > c.workers || line.lists == 0) return line.end();
+    if (span == 0) return {};
+    if (span == c.workers || c.totals->workers.room == 0) return line.at(own);
+    return line.at(share_of(c, own, c.worker_sums[span].room));
+  }
+
+  /// Tiles need not end before the wide ones do and memory lets them. In front of a queue there are about two for each warp:
+  /// whole long streams took longer there.
+  KOKKOS_FUNCTION static std::int32_t most_of_worker(const Context& c, const NarrowLine& line, std::int64_t own,
+                                                     std::int32_t span) {
+    const std::int32_t room = c.worker_sums[span + 1].room - c.worker_sums[span].room;
+    if (line.lists == 0 || room == 0) return kLeastCut;
+    const std::int64_t share = share_of(c, own, room);
+    if (c.large() != 0) {
+      const std::int64_t steps = share / line.step;
+      const std::int64_t most = Kokkos::max<std::int64_t>(steps / kMostPieces + 1, kMostBeforeQueue);
+      return std::int32_t(Kokkos::clamp<std::int64_t>(steps / kPiecesPerWorker + 1, kLeastBeforeQueue, most));
+    }
+    const std::int64_t busy = c.totals->finish - (std::int64_t(room) << c.totals->room_bits);
+    const std::int64_t memory = c.totals->packs.steps * c.kv_heads * c.costs.memory_step;
+    const std::int64_t end = c.totals->nodes.wide > 0 ? ChooseSplit::time(c) : memory;
+    return Rounds(line, share, end - busy).most;
+  }
+
+  KOKKOS_FUNCTION static std::int32_t most_of_queue(const Context& c) {
+    const std::int64_t steps = c.totals->packs.steps * c.kv_heads / c.workers;
+    return std::int32_t(Kokkos::max<std::int64_t>(div_up(steps, std::int64_t(kMostPieces)), kMostQueued));
   }
 };
 

@@ -156,22 +156,22 @@ struct Totals {
   StreamSums streams;
   WorkerSums workers;
   std::int64_t entries;
-  std::int64_t bound;   ///< time and number of the split that is best by even spans
-  std::int64_t best;    ///< predicted time and number of the split
-  std::int64_t finish;  ///< of the narrow work, where all workers finish together
+  std::int64_t bound;       ///< time and number of the split that is best by even spans
+  std::int64_t best;        ///< predicted time and number of the split
+  std::int64_t finish;      ///< of the narrow work, where all workers finish together
   std::int64_t wide_share;  ///< of a gang, of the wide line
-  std::int64_t uncut;   ///< steps up to which narrow streams stay whole
+  std::int64_t step;        ///< what a narrow step costs, with its part of a segment
+  std::int64_t uncut;       ///< steps up to which narrow streams stay whole
   std::int64_t need_segments, need_gathered, need_tiles, need_partials, longest;
   std::int32_t tile_counts;  ///< of all wide nodes, combined by or
   std::int32_t gang_bits;    ///< a gang is 1 << gang_bits row tiles of a wide node that walk its KV together
   std::int32_t gangs;        ///< that take wide tiles
   std::int32_t room_bits;    ///< such that finish >> room_bits is below kRoom
-  std::int32_t queue_most;   ///< steps of a piece in the queue
   std::int32_t large;        ///< 1: narrow work saturates memory for long
   std::int32_t fits;
 };
 
-inline constexpr std::int64_t kRoom = 8192;  ///< sums for all workers then fit into 32 bits
+inline constexpr std::int64_t kRoom = 8192;       ///< sums for all workers then fit into 32 bits
 inline constexpr std::int32_t kMergeParts = 4;    ///< of a small tree's merge list; larger trees keep all threads busy
 inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
 inline constexpr std::int32_t kMergeShare = 256;  ///< parts of lists that a team writes
@@ -216,7 +216,7 @@ struct Context {
   std::int64_t* wide_blocks;   // [workers + 1]  of the line before each gang's begin
   WorkerSums* worker_sums;     // [workers + 1]
   Cut* narrow_cut;             // [workers + 2]  of each span; the last is the queue's
-  std::int64_t* narrow_steps;  // [workers + 2]  of the line before each span
+  std::int32_t* narrow_most;   // [workers + 2]  steps of a tile of each span, at most
   std::int32_t* span_pieces;   // [workers + 2]  of the stream that each span begins inside, before it
   StreamSums* streams;         // [lists * kv_heads + 1]
   std::int32_t* piece_stream;  // [tile_capacity]  stream of each narrow piece

@@ -288,6 +288,7 @@ struct SumPacks {
     c.pack_row[sums.packs] = c.tree.rows;
     c.lists[sums.lists] = {c.tree.rows, 0, 0, std::int32_t(sums.steps)};
     c.totals->packs = sums;
+    c.totals->step = c.costs.step + (sums.steps > 0 ? c.costs.segment * sums.segments / sums.steps : 0);
     c.totals->large = sums.steps * c.kv_heads > c.costs.large_steps ? 1 : 0;
   }
 

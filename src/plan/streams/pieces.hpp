@@ -29,7 +29,7 @@ struct NarrowPieces {
     Part part;
     part.begin = begin.stream == stream ? begin.offset : 0;
     part.end = end.stream == stream ? end.offset : length;
-    part.pieces = length <= c.totals->uncut ? 1 : div_up(part.end - part.begin, CutNarrow::most(c, span));
+    part.pieces = length <= c.totals->uncut ? 1 : div_up(part.end - part.begin, c.narrow_most[span]);
     return part;
   }
 

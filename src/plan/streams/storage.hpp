@@ -23,7 +23,8 @@ struct Storage {
   Array<List> lists;
   Array<Split> splits;
   Array<Cut> wide_cut, narrow_cut;
-  Array<std::int64_t> wide_blocks, narrow_steps;
+  Array<std::int64_t> wide_blocks;
+  Array<std::int32_t> narrow_most;
   Array<WorkerSums> worker_sums;
   Array<StreamSums> streams;
   Array<std::int32_t> span_pieces, piece_stream;
@@ -68,7 +69,7 @@ struct Storage {
     allocate(wide_blocks, "espalier::StreamPlan::wide_blocks", workers + 1);
     allocate(worker_sums, "espalier::StreamPlan::worker_sums", workers + 1);
     allocate(narrow_cut, "espalier::StreamPlan::narrow_cut", workers + 2);
-    allocate(narrow_steps, "espalier::StreamPlan::narrow_steps", workers + 2);
+    allocate(narrow_most, "espalier::StreamPlan::narrow_most", workers + 2);
     allocate(span_pieces, "espalier::StreamPlan::span_pieces", workers + 2);
     allocate(streams, "espalier::StreamPlan::streams", most_lists * kv_heads + 1);
     if (!tiles) return;
@@ -125,7 +126,7 @@ struct Storage {
     c.wide_blocks = wide_blocks.data();
     c.worker_sums = worker_sums.data();
     c.narrow_cut = narrow_cut.data();
-    c.narrow_steps = narrow_steps.data();
+    c.narrow_most = narrow_most.data();
     c.streams = streams.data();
     c.span_pieces = span_pieces.data();
     c.piece_stream = piece_stream.data();

@@ -284,28 +284,27 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
       }
     }
   for (const std::int32_t partials : results) report.merged_rows += partials > 1 ? 1 : 0;
-  const std::int32_t large = totals.large;
   const auto cost_of = [&](const detail::FusedTile& tile) {
-    return double(div_up(tile.tokens, kStepTokens) * c.costs.step[large] + c.costs.step_fixed[large]);
+    return double(div_up(tile.tokens, kStepTokens) * totals.step + c.costs.step_fixed);
   };
   double queued = 0, all = 0, longest = 0, steps = 0;
   for (std::int32_t t = header.queue_begin; t < header.queue_end; ++t) queued += cost_of(narrow_tiles[std::size_t(t)]);
   for (const detail::FusedWorker& w : worker) {
     double wide = 0, narrow = 0;
     for (std::int32_t t = w.wide_begin; t < w.wide_end; ++t)
-      wide += double(div_up(wide_tiles[std::size_t(t)].tokens, kBlockTokens) * c.costs.wide_block +
-                     c.costs.wide_fixed[large]);
+      wide += double(div_up(wide_tiles[std::size_t(t)].tokens, kBlockTokens) * c.costs.wide_block + c.costs.wide_fixed);
     for (std::int32_t t = w.narrow_begin; t < w.narrow_end; ++t) narrow += cost_of(narrow_tiles[std::size_t(t)]);
-    const double time = wide + narrow + (wide > 0 && narrow > 0 ? double(c.costs.turn[large]) : 0.0);
+    const double time = wide + narrow + (wide > 0 && narrow > 0 ? double(c.costs.turn) : 0.0);
     longest = std::max(longest, time);
     all += time;
   }
   all += queued;
   for (const detail::FusedTile& tile : narrow_tiles) steps += div_up(tile.tokens, kStepTokens);
-  longest = std::max(longest, all / c.workers);
-  report.imbalance = all > 0 ? longest * c.workers / all - 1 : 0;
-  const double memory = steps * double(c.costs.memory_step);
-  report.predicted_us = (std::max(longest, memory) + double(pairs) * double(c.costs.partial)) / kCostsPerMicrosecond;
+  // However evenly work is spread, it takes as long as the memory does.
+  const double even = std::max(all / c.workers, steps * double(c.costs.memory_step));
+  longest = std::max(longest, even);
+  report.imbalance = all > 0 ? longest / even - 1 : 0;
+  report.predicted_us = (longest + double(pairs) * double(c.costs.partial)) / kCostsPerMicrosecond;
   return report;
 }
 

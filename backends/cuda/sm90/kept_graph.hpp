@@ -1,0 +1,129 @@
+#pragma once
+// The two launches of an attention, kept as a graph of CUDA: with other arguments entered, enqueuing it takes the host half as
+// long as two launches, and with the same ones a quarter (one H200: 3.8 and 2.1 us instead of 7.5).
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "backends/cuda/driver.hpp"
+#include "backends/cuda/sm90/instance.hpp"
+
+namespace espalier::gpu::sm90 {
+
+/// @returns the main launch's status, and that of the merge
+inline cudaError_t launch_both(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
+  const cudaError_t error = instance.main(arguments, device, stream);
+  return error == cudaSuccess ? instance.merge(arguments, device, stream) : error;
+}
+
+/// Lets this thread do what a capture that another part of the program has begun would forbid: it concerns none of its streams.
+class OutsideOfCaptures {
+ public:
+  OutsideOfCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~OutsideOfCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  OutsideOfCaptures(const OutsideOfCaptures&) = delete;
+  OutsideOfCaptures& operator=(const OutsideOfCaptures&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+/// One layer's launches. Belongs to one thread.
+class KeptGraph {
+ public:
+  KeptGraph() = default;
+  ~KeptGraph() { discard(); }
+  KeptGraph(const KeptGraph&) = delete;
+  KeptGraph& operator=(const KeptGraph&) = delete;
+
+  /// Enqueues both launches, in a stream that is not being captured.
+  /// @returns false where CUDA refuses to, and ever after: nothing is enqueued then
+  bool launch(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
+    if (is_refused_) return false;
+    is_refused_ = !prepare(instance, arguments, device) || cudaGraphLaunch(exec_, stream) != cudaSuccess;
+    if (!is_refused_) return true;
+    discard();
+    static_cast<void>(cudaGetLastError());  // plain launches are what reports errors
+    return false;
+  }
+
+ private:
+  /// What sizes and functions of the launches depend on.
+  struct Kind {
+    const Instance* instance;
+    int device;
+    std::int32_t workers, max_rows, transform;
+    bool operator==(const Kind&) const = default;
+  };
+
+  template <class KernelArguments>
+  struct Launch {
+    CUgraphNode node;
+    CUDA_KERNEL_NODE_PARAMS params;
+    KernelArguments arguments;  ///< entered last
+  };
+
+  bool prepare(const Instance& instance, const Arguments& arguments, int device) {
+    const Kind wanted = {&instance, device, arguments.plan.workers, arguments.plan.max_rows, arguments.transform};
+    if (exec_ && wanted == kind_) return enter(main_, arguments) && enter<MergeArguments>(merge_, arguments);
+    discard();
+    kind_ = wanted;
+    return make(instance, arguments, device);
+  }
+
+  bool make(const Instance& instance, const Arguments& arguments, int device) {
+    const OutsideOfCaptures outside;
+    cudaStream_t stream = nullptr;
+    if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return false;
+    bool good = cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
+    if (good) {
+      good = launch_both(instance, arguments, device, stream) == cudaSuccess;
+      good = cudaStreamEndCapture(stream, &graph_) == cudaSuccess && good;
+    }
+    good = good && find_nodes(arguments) && cudaGraphInstantiate(&exec_, graph_, 0) == cudaSuccess;
+    return cudaStreamDestroy(stream) == cudaSuccess && good;
+  }
+
+  bool find_nodes(const Arguments& arguments) {
+    cudaGraphNode_t nodes[2], first = nullptr;
+    std::size_t count = 2, roots = 1;
+    if (cudaGraphGetNodes(graph_, nodes, &count) != cudaSuccess || count != 2) return false;
+    if (cudaGraphGetRootNodes(graph_, &first, &roots) != cudaSuccess || roots != 1) return false;
+    main_.node = first;
+    merge_.node = first == nodes[0] ? nodes[1] : nodes[0];
+    main_.arguments = arguments;
+    merge_.arguments = arguments;
+    return driver().params_of_node(main_.node, &main_.params) == CUDA_SUCCESS &&
+           driver().params_of_node(merge_.node, &merge_.params) == CUDA_SUCCESS;
+  }
+
+  template <class KernelArguments>
+  bool enter(Launch<KernelArguments>& launch, const KernelArguments& arguments) {
+    if (std::memcmp(&launch.arguments, &arguments, sizeof arguments) == 0) return true;
+    std::memcpy(&launch.arguments, &arguments, sizeof arguments);
+    void* parameters[] = {&launch.arguments};
+    launch.params.kernelParams = parameters;
+    launch.params.extra = nullptr;
+    return driver().set_params_of_node(exec_, launch.node, &launch.params) == CUDA_SUCCESS;
+  }
+
+  void discard() {
+    if (exec_) static_cast<void>(cudaGraphExecDestroy(exec_));
+    if (graph_) static_cast<void>(cudaGraphDestroy(graph_));
+    exec_ = nullptr;
+    graph_ = nullptr;
+  }
+
+  bool is_refused_ = false;
+  cudaGraphExec_t exec_ = nullptr;
+  cudaGraph_t graph_ = nullptr;  ///< its nodes name those of exec_
+  Kind kind_ = {};
+  Launch<Arguments> main_ = {};
+  Launch<MergeArguments> merge_ = {};
+};
+
+}  // namespace espalier::gpu::sm90

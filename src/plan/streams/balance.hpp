@@ -1,7 +1,7 @@
 #pragma once
 // Which workers take wide tiles, and where each worker's spans of the two lines begin. Both lines are laid out by cost: a
 // stream costs what its blocks or steps do, and a fixed part. Equal spans of that line are equal work, so that a span's
-// place has a closed form; all splits of the workers are costed at once, with the very cuts they would lead to.
+// place has a closed form; all splits of the workers are compared by what even spans would take, and those near the best by the very cuts they would lead to.
 
 #include "packs.hpp"
 
@@ -180,7 +180,9 @@ struct NarrowLine {
   }
 };
 
-/// Splits that are costed: every number of gangs near all workers, then every few.
+inline constexpr std::int64_t kNumbers = 1024;  ///< there are no more splits
+
+/// Splits that are considered: every number of gangs near all workers, then every few.
 struct Splits {
   std::int32_t most_gangs, every_bits, one_by_one, count;
 
@@ -215,44 +217,82 @@ KOKKOS_INLINE_FUNCTION std::int64_t narrow_finish(const Context& c, std::int32_t
   return (cost + busy * begin) / c.workers + line.fixed;
 }
 
-/// Every gang of every split by itself: a place has to be found twice, but on a device with threads enough none waits.
+/// The split that would finish first if wide streams could be cut anywhere for nothing: others are costed near it.
+struct BoundSplits {
+  static constexpr const char* kLabel = "espalier::StreamPlan::bound_splits";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Splits(c).count; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
+    const std::int32_t gangs = Splits(c).gangs(number);
+    const WideLine line(c);
+    const std::int64_t time = Kokkos::max(line.cost() / gangs + line.fixed, narrow_finish(c, gangs, line.cost()));
+    Kokkos::atomic_min(&c.totals->bound, time * kNumbers + number);
+  }
+};
+
+/// The splits that are costed with the very cuts they lead to.
+struct Candidates {
+  Splits splits;
+  std::int32_t first, count;
+
+  KOKKOS_FUNCTION explicit Candidates(const Context& c) : splits(c) {
+    const auto bound = std::int32_t(c.totals->bound % kNumbers);
+    first = splits.count == 0 ? 0 : Kokkos::max(0, bound - kSplitsBefore);
+    count = Kokkos::min(splits.count - first, kSplitsBefore + kSplitsFrom);
+  }
+};
+
+/// A few neighbouring gangs of a candidate are an item: all at once on a device, and each place between two is found once.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
+  static constexpr std::int32_t kGangs = 3;
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
-    const Splits splits(c);
-    return splits.count * splits.most_gangs;
+    const Candidates candidates(c);
+    return candidates.count * div_up(candidates.splits.most_gangs, kGangs);
   }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers * c.workers; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
+    return (kSplitsBefore + kSplitsFrom) * div_up(c.workers, kGangs);
+  }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
-    const Splits splits(c);
-    const std::int32_t number = i / splits.most_gangs;
-    const std::int32_t gangs = splits.gangs(number);
-    const std::int32_t gang = i - number * splits.most_gangs;
+    const Candidates candidates(c);
+    const std::int32_t shares = div_up(candidates.splits.most_gangs, kGangs);
+    const std::int32_t number = candidates.first + i / shares;
+    const std::int32_t gangs = candidates.splits.gangs(number), gang = i % shares * kGangs;
     if (gang >= gangs) return;
     const WideLine line(c);
     const WideSpans spans(line, gangs);
-    const WideLine::Place begin = spans.begin_of(gang);
-    const WideLine::Place end = spans.begin_of(gang + 1, begin.number);
-    const std::int64_t time =
-        (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
+    Split sums{};
+    WideLine::Place begin = spans.begin_of(gang);
+    for (std::int32_t next = gang + 1; next <= Kokkos::min(gang + kGangs, gangs); ++next) {
+      const WideLine::Place end = spans.begin_of(next, begin.number);
+      const std::int64_t time =
+          (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
+      sums.longest = Kokkos::max(sums.longest, time);
+      sums.sum += time;
+      if (!(begin.cut == end.cut)) sums.partials += end.pairs;
+      begin = end;
+    }
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, time);
-    Kokkos::atomic_add(&split.sum, time);
-    if (!(begin.cut == end.cut) && end.pairs > 0) Kokkos::atomic_add(&split.partials, end.pairs);
+    Kokkos::atomic_max(&split.longest, sums.longest);
+    Kokkos::atomic_add(&split.sum, sums.sum);
+    if (sums.partials > 0) Kokkos::atomic_add(&split.partials, sums.partials);
   }
 };
 
 /// The split that is predicted to finish first.
 struct ChooseSplit {
   static constexpr const char* kLabel = "espalier::StreamPlan::choose_split";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Splits(c).count; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return Candidates(c).count; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context&) { return kSplitsBefore + kSplitsFrom; }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t number) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
+    const Candidates candidates(c);
+    const std::int32_t number = candidates.first + i;
     const Split& split = c.splits[number];
-    const std::int32_t gangs = Splits(c).gangs(number);
+    const std::int32_t gangs = candidates.splits.gangs(number);
     std::int64_t time = Kokkos::max(split.longest, narrow_finish(c, gangs, split.sum));
     time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), split.longest));
     time += split.longest / 50 + split.partials * c.costs.partial;
@@ -264,7 +304,6 @@ struct ChooseSplit {
 
  private:
   static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
-  static constexpr std::int64_t kNumbers = 1024;                                          ///< there are no more splits
 
   /// When the narrow bytes have arrived: before `begin`, only workers without wide tiles ask for them.
   KOKKOS_FUNCTION static std::int64_t memory_finish(const Context& c, std::int64_t busy, std::int64_t begin) {
@@ -292,6 +331,7 @@ struct CutWide {
       c.totals->gangs = gangs;
       c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
       c.totals->uncut = uncut_steps(c);
+      c.totals->wide_share = has_wide ? WideSpans(WideLine(c), gangs).share : 1;
     }
     if (gang > gangs) return;
     const WideLine line(c);

@@ -156,8 +156,10 @@ struct Totals {
   StreamSums streams;
   WorkerSums workers;
   std::int64_t entries;
+  std::int64_t bound;   ///< time and number of the split that is best by even spans
   std::int64_t best;    ///< predicted time and number of the split
   std::int64_t finish;  ///< of the narrow work, where all workers finish together
+  std::int64_t wide_share;  ///< of a gang, of the wide line
   std::int64_t uncut;   ///< steps up to which narrow streams stay whole
   std::int64_t need_segments, need_gathered, need_tiles, need_partials, longest;
   std::int32_t tile_counts;  ///< of all wide nodes, combined by or
@@ -214,7 +216,9 @@ struct Context {
   WorkerSums* worker_sums;     // [workers + 1]
   Cut* narrow_cut;             // [workers + 2]  of each span; the last is the queue's
   std::int64_t* narrow_steps;  // [workers + 2]  of the line before each span
+  std::int32_t* span_pieces;   // [workers + 2]  of the stream that each span begins inside, before it
   StreamSums* streams;         // [lists * kv_heads + 1]
+  std::int32_t* piece_stream;  // [tile_capacity]  stream of each narrow piece
   std::int64_t* keys;          // [tile_capacity]  order of narrow tiles
   std::uint32_t* piece_pairs;  // [tile_capacity]  of the strip, lo | hi << 16, by number of the narrow piece
   std::int32_t* tile_end;      // [tile_capacity]  where narrow tiles end in their last segment; kOpen: at its end

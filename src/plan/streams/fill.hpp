@@ -64,6 +64,14 @@ struct SegmentList {
     return place;
   }
 
+  /// The place of a step that is `more` steps behind a place, often in the same segment.
+  KOKKOS_FUNCTION Place from(Place place, std::int32_t more, std::int32_t step) const {
+    if (place.step + more >= place.steps) return at(step);
+    place.step += more;
+    place.tokens_before += more * kStepTokens;
+    return place;
+  }
+
   /// Pairs of the strip that may see a token of steps [begin, end).
   KOKKOS_FUNCTION void narrow_pairs(std::int32_t begin, std::int32_t first_node, std::int32_t last_node,
                                     const Strip& strip, std::int32_t& lo, std::int32_t& hi) const {
@@ -121,17 +129,15 @@ struct FillTiles {
   const Context& c;
 
   /// Piece of the given number in the whole line, which lies in a span.
+  /// @param span_first  the span's first piece
   struct Found {
     std::int32_t stream, index, begin, end;
   };
   KOKKOS_FUNCTION Found find(std::int64_t number, std::int32_t span, std::int64_t span_first) const {
-    const Cut& begin = c.narrow_cut[span];
-    const Cut& end = c.narrow_cut[span + 1];
-    const std::int32_t stream = last_where(
-        begin.stream, end.stream + 1, [&](std::int32_t s) { return s < streams() && c.streams[s].pieces <= number; });
+    const std::int32_t stream = c.piece_stream[number];
     const NarrowPieces::Part part = NarrowPieces{c}.part(stream, NarrowLine(c).steps(stream / c.kv_heads), span);
     const auto index = std::int32_t(number - c.streams[stream].pieces);
-    const auto of_part = stream == begin.stream ? std::int32_t(number - span_first) : index;
+    const auto of_part = stream == c.narrow_cut[span].stream ? std::int32_t(number - span_first) : index;
     return {stream, index, part.bound(of_part), part.bound(of_part + 1)};
   }
 
@@ -155,7 +161,7 @@ struct FillTiles {
       tile.tokens = pack.tokens;
     } else {
       const SegmentList::Place first = segments.at(piece.begin);
-      const SegmentList::Place last = segments.at(piece.end - 1);
+      const SegmentList::Place last = segments.from(first, piece.end - 1 - piece.begin, piece.end - 1);
       tile.segment_begin = first.segment;
       tile.segment_end = last.segment + 1;
       tile.skip = first.step * kStepTokens;
@@ -212,12 +218,11 @@ struct FillTiles {
     const std::int32_t own_token = wide.tokens - c.seen(wide.node);
     if (c.tree.row_node[row] == wide.node && c.tree.row_visible[row] < end_token - own_token)
       tile.flags |= detail::kTileLimited;
-    if (pieces.is_direct(wide, row_tile, pieces.count(stream))) tile.flags |= detail::kTileDirect;
+    const bool is_whole = first_block == 0 && end_token == wide.tokens;
+    if (is_whole && pieces.is_direct(wide, row_tile, 1)) tile.flags |= detail::kTileDirect;
     c.wide_tiles[place] = tile;
     c.wide_open[place] = stream == end.stream ? 0 : 1;
   }
-
-  KOKKOS_FUNCTION std::int32_t streams() const { return c.totals->packs.lists * c.kv_heads; }
 };
 
 /// Writes the segments and gathered tokens of strips.
@@ -337,9 +342,9 @@ struct FillEntries {
                                           std::uint16_t(lo - block.pair_begin), std::uint16_t(hi - block.pair_begin)}
                      : detail::MergeEntry{detail::kNoPartial, 0, 0};
     };
-    block.for_each_list([&](std::int32_t list, const Strip& strip) {
+    block.for_each_list([&](std::int32_t list, const Pack& pack, const Strip& strip) {
       const std::int32_t stream = list * c.kv_heads + head;
-      if (is_direct(c.pack[c.lists[list].row], c.streams[stream + 1].pieces - c.streams[stream].pieces)) return;
+      if (is_direct(pack, c.streams[stream + 1].pieces - c.streams[stream].pieces)) return;
       const std::int64_t first = c.streams[stream].pieces;
       for (std::int64_t number = first; number < c.streams[stream + 1].pieces; ++number) {
         const NarrowPiece piece(c.piece_pairs[number]);
@@ -352,12 +357,12 @@ struct FillEntries {
       block.for_each_wide([&](std::int32_t number, std::int32_t tile) {
         const WideNode& node = c.wide[number];
         const std::int32_t stream = line.stream_before(number) + head * line.chunks(number) + (tile >> line.gang_bits);
-        if (node.alone != 0 && wide.is_direct(node, tile, wide.count(stream))) return;
+        if (node.alone != 0 && wide.is_direct(node, tile, wide.count(number, stream))) return;
         const std::int64_t pair_begin =
             std::int64_t(c.tree.row_begin[node.node]) * c.group + std::int64_t(tile) * detail::kWidePairs;
         const std::int64_t pair_end =
             Kokkos::min(pair_begin + detail::kWidePairs, std::int64_t(c.tree.row_end[node.node]) * c.group);
-        wide.for_each_piece(stream, [&](std::int32_t gang, bool first) {
+        wide.for_each_piece(number, stream, [&](std::int32_t gang, bool first) {
           add(wide.slot(number, head, tile, gang, first), pair_begin, pair_end);
         });
       });
@@ -453,7 +458,8 @@ struct Fill {
       const auto pieces = std::int32_t(c.worker_sums[g + 1].wide_pieces - before);
       lists.wide_begin = std::int32_t((before << gang_bits) + std::int64_t(member) * pieces);
       lists.wide_end = lists.wide_begin + pieces;
-      for (std::int32_t i = team.team_rank(); i < pieces; i += team.team_size())
+      // The threads that have no narrow ones, as a rule.
+      for (std::int32_t i = team.team_size() - 1 - team.team_rank(); i < pieces; i += team.team_size())
         tiles.wide(lists.wide_begin + i, g, member, i);
     }
     const std::int32_t span = worker < busy ? c.workers - busy + worker : worker - busy;

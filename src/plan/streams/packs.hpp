@@ -16,7 +16,7 @@ struct Reset {
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     if (i == 0) {
       *c.totals = Totals{};
-      c.totals->best = INT64_MAX;
+      c.totals->bound = c.totals->best = INT64_MAX;
     }
     if (i < c.workers) c.splits[i] = Split{};
     if (c.share_entries != nullptr)

@@ -33,30 +33,24 @@ struct NarrowPieces {
     return part;
   }
 
-  /// Calls visit(part) for each part, from the beginning.
-  template <class Visit>
-  KOKKOS_FUNCTION void for_each_part(std::int32_t stream, std::int32_t length, const Visit& visit) const {
+  /// How many there are of a stream; tells the spans that begin inside it how many come before them.
+  KOKKOS_FUNCTION std::int32_t count(std::int32_t stream, std::int32_t length) const {
+    std::int32_t pieces = 0;
     std::int32_t span = span_of({stream, 0});
     for (; span <= c.workers && c.narrow_cut[span] <= Cut{stream, length - 1}; ++span) {
+      if (c.narrow_cut[span].stream == stream) c.span_pieces[span] = pieces;
       if (is_empty(span)) continue;
       const Part p = part(stream, length, span);
-      if (p.begin < p.end) visit(p);
+      if (p.begin < p.end) pieces += p.pieces;
     }
+    return pieces;
   }
 
   /// The number of the first piece of a span.
   KOKKOS_FUNCTION std::int64_t first_piece(std::int32_t span) const {
     const Cut& cut = c.narrow_cut[span];
-    std::int64_t pieces = c.streams[cut.stream].pieces;
-    if (cut.offset == 0) return pieces;
-    const std::int32_t length = NarrowLine(c).steps(cut.stream / c.kv_heads);
-    for (std::int32_t before = span - 1; before >= 0; --before) {
-      if (is_empty(before)) continue;
-      const Part p = part(cut.stream, length, before);
-      if (p.begin < p.end) pieces += p.pieces;
-      if (c.narrow_cut[before] <= Cut{cut.stream, 0}) break;
-    }
-    return pieces;
+    const std::int32_t before = c.span_pieces[span];
+    return c.streams[cut.stream].pieces + (cut.offset > 0 ? before : 0);
   }
 
  private:
@@ -89,14 +83,18 @@ struct SumPieces {
     const List& list = c.lists[number];
     const std::int32_t length = c.lists[number + 1].steps_before - list.steps_before;
     StreamSums sums;
-    NarrowPieces{c}.for_each_part(stream, length, [&](const NarrowPieces::Part& part) { sums.pieces += part.pieces; });
+    sums.pieces = NarrowPieces{c}.count(stream, length);
     sums.slots = sums.pieces * Strip(c, list.row, list.part).pairs;
     c.streams[stream] = sums;
     return sums;
   }
   KOKKOS_FUNCTION static StreamSums value(const Context& c, std::int32_t stream) { return c.streams[stream]; }
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream, const StreamSums&, const StreamSums& before) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t stream, const StreamSums& own,
+                                  const StreamSums& before) {
     c.streams[stream] = before;
+    if (c.piece_stream == nullptr) return;
+    const std::int64_t end = Kokkos::min(before.pieces + own.pieces, c.tile_capacity);
+    for (std::int64_t piece = before.pieces; piece < end; ++piece) c.piece_stream[piece] = stream;
   }
   KOKKOS_FUNCTION static void total(const Context& c, const StreamSums& sums) {
     c.streams[items(c)] = sums;
@@ -116,22 +114,30 @@ struct WidePieces {
   KOKKOS_FUNCTION explicit WidePieces(const Context& context)
       : c(context), gang_bits(context.gang_bits()), gangs(context.totals->gangs) {}
 
-  /// The gang that has the first piece of a stream.
-  KOKKOS_FUNCTION std::int32_t first_gang(std::int32_t stream) const {
-    return last_where(0, gangs, [&](std::int32_t g) { return c.wide_cut[g] <= Cut{stream, 0}; });
+  /// The gang that has the first piece of a stream. Gangs have equal shares of the line but for rounding.
+  KOKKOS_FUNCTION std::int32_t first_gang(std::int32_t number, std::int32_t stream) const {
+    const WideLine line(c);
+    const std::int32_t in_node = stream - line.stream_before(number);
+    const std::int64_t x = line.cost_before(number) + in_node * (c.wide[number].blocks * line.block + line.fixed);
+    const auto begins = [&](std::int32_t g) { return c.wide_cut[g] <= Cut{stream, 0}; };
+    auto g = std::int32_t(Kokkos::min<std::int64_t>(x / c.totals->wide_share, gangs - 1));
+    while (g + 1 < gangs && begins(g + 1)) ++g;
+    while (g > 0 && !begins(g)) --g;
+    return g;
   }
 
   /// Calls visit(gang, whether the stream begins there) for each piece.
+  /// @param number  of the stream's wide node
   template <class Visit>
-  KOKKOS_FUNCTION void for_each_piece(std::int32_t stream, const Visit& visit) const {
-    std::int32_t g = first_gang(stream);
+  KOKKOS_FUNCTION void for_each_piece(std::int32_t number, std::int32_t stream, const Visit& visit) const {
+    std::int32_t g = first_gang(number, stream);
     visit(g, true);
     for (++g; g < gangs && c.wide_cut[g].stream == stream; ++g)
       if (!(c.wide_cut[g] == c.wide_cut[g + 1]) && c.wide_cut[g].offset > 0) visit(g, false);
   }
-  KOKKOS_FUNCTION std::int32_t count(std::int32_t stream) const {
+  KOKKOS_FUNCTION std::int32_t count(std::int32_t number, std::int32_t stream) const {
     std::int32_t pieces = 0;
-    for_each_piece(stream, [&](std::int32_t, bool) { ++pieces; });
+    for_each_piece(number, stream, [&](std::int32_t, bool) { ++pieces; });
     return pieces;
   }
 
@@ -190,7 +196,7 @@ struct PairBlock {
     row_end = std::int32_t((pair_end - 1) / c.group) + 1;
   }
 
-  /// Calls visit(list, strip) for the lists of the strips that overlap the block; of packs that are the part's.
+  /// Calls visit(list, pack, strip) for the lists of the strips that overlap the block; of packs that are the part's.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_list(const Visit& visit) const {
     const std::int32_t last_pack = c.pack_of[row_end - 1];
@@ -205,7 +211,7 @@ struct PairBlock {
         const Strip strip(c, begin, part);
         if (strip.pair_begin >= pair_end) break;
         if (strip.pair_begin + strip.pairs <= pair_begin) continue;
-        for (std::int32_t kind = 0; kind < kinds; ++kind) visit(p.before.lists + part * kinds + kind, strip);
+        for (std::int32_t kind = 0; kind < kinds; ++kind) visit(p.before.lists + part * kinds + kind, p, strip);
       }
     }
   }
@@ -272,17 +278,17 @@ struct CountEntries {
     const std::int32_t list_number = i / c.merge_parts, head = list_number % c.kv_heads;
     const PairBlock block(c, list_number / c.kv_heads, i % c.merge_parts);
     std::int32_t entries = 0;
-    block.for_each_list([&](std::int32_t list, const Strip&) {
+    block.for_each_list([&](std::int32_t list, const Pack& pack, const Strip&) {
       const std::int32_t stream = list * c.kv_heads + head;
       const auto pieces = std::int32_t(c.streams[stream + 1].pieces - c.streams[stream].pieces);
-      if (!is_direct(c.pack[c.lists[list].row], pieces)) entries += pieces;
+      if (!is_direct(pack, pieces)) entries += pieces;
     });
     if (c.totals->nodes.wide > 0) {
       const WideLine line(c);
       const WidePieces wide(c);
       block.for_each_wide([&](std::int32_t number, std::int32_t tile) {
         const std::int32_t pieces =
-            wide.count(line.stream_before(number) + head * line.chunks(number) + (tile >> line.gang_bits));
+            wide.count(number, line.stream_before(number) + head * line.chunks(number) + (tile >> line.gang_bits));
         if (!wide.is_direct(c.wide[number], tile, pieces)) entries += pieces;
       });
     }
@@ -332,8 +338,8 @@ struct SumEntries {
   }
 };
 
-/// What orders a plan, in three parts: what its streams are,
-struct FindStreams {
+/// What orders a plan: what its streams are, and how they are cut.
+struct CutTree {
   /// Calls visit(array, count, whether it is read before it is written, whether later kernels read it) for the arrays that a
   /// team has in scratch memory, if they fit.
   template <class Visit>
@@ -360,30 +366,13 @@ struct FindStreams {
     run.template each<EndPacks>();
     run.template each<MarkPacks>();
     run.template scan<SumPacks>();
-  }
-};
-
-/// then CostSplits, and how the streams are cut.
-struct CutStreams {
-  ESPALIER_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run, const Context&) const {
+    run.template each<BoundSplits>();
+    run.template each<CostSplits>();
     run.template each<ChooseSplit>();
     run.template each<CutWide>();
     run.template scan<SumWorkers>();
     run.template each<CutNarrow>();
     run.template scan<SumPieces>();
-  }
-};
-
-/// All three, by one runner.
-struct CutTree {
-  ESPALIER_ANY_RUNNER
-  template <class Runner>
-  KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
-    FindStreams{}(run, c);
-    run.template each<CostSplits>();
-    CutStreams{}(run, c);
   }
 };
 

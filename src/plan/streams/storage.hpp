@@ -26,6 +26,7 @@ struct Storage {
   Array<std::int64_t> wide_blocks, narrow_steps;
   Array<WorkerSums> worker_sums;
   Array<StreamSums> streams;
+  Array<std::int32_t> span_pieces, piece_stream;
   Array<std::int64_t> keys;
   Array<std::int32_t> kind, tile_end, wide_open, segment_node;
   Array<std::uint32_t> piece_pairs;
@@ -68,12 +69,14 @@ struct Storage {
     allocate(worker_sums, "espalier::StreamPlan::worker_sums", workers + 1);
     allocate(narrow_cut, "espalier::StreamPlan::narrow_cut", workers + 2);
     allocate(narrow_steps, "espalier::StreamPlan::narrow_steps", workers + 2);
+    allocate(span_pieces, "espalier::StreamPlan::span_pieces", workers + 2);
     allocate(streams, "espalier::StreamPlan::streams", most_lists * kv_heads + 1);
     if (!tiles) return;
     const std::int64_t most_tiles = capacity.tiles, most_segments = capacity.segments;
     allocate(merge_count, "espalier::StreamPlan::merge_count", merge_lists * kMergeParts);
     allocate(share_entries, "espalier::StreamPlan::share_entries", merge_lists * kMergeParts / kMergeShare + 1);
     allocate(merge_begin, "espalier::StreamPlan::merge_begin", merge_lists + 1);
+    allocate(piece_stream, "espalier::StreamPlan::piece_stream", most_tiles);
     allocate(keys, "espalier::StreamPlan::keys", most_tiles);
     allocate(piece_pairs, "espalier::StreamPlan::piece_pairs", most_tiles);
     allocate(tile_end, "espalier::StreamPlan::tile_end", most_tiles);
@@ -124,6 +127,8 @@ struct Storage {
     c.narrow_cut = narrow_cut.data();
     c.narrow_steps = narrow_steps.data();
     c.streams = streams.data();
+    c.span_pieces = span_pieces.data();
+    c.piece_stream = piece_stream.data();
     c.keys = keys.data();
     c.piece_pairs = piece_pairs.data();
     c.tile_end = tile_end.data();

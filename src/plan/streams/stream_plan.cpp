@@ -153,9 +153,7 @@ struct StreamPlan<Exec>::Impl {
     if (runner == StreamRunner::device) {
       CutTree{}(device, c);
     } else {
-      run_one_team<FindStreams>(exec, "espalier::StreamPlan::find_streams", c);
-      device.template each<CostSplits>();  // so much arithmetic that one multiprocessor takes longer than two launches
-      run_one_team<CutStreams>(exec, "espalier::StreamPlan::cut_streams", c);
+      run_one_team<CutTree>(exec, "espalier::StreamPlan::cut_tree", c);
     }
     run_teams(exec, fill);
     if (runner != StreamRunner::device) return run_teams(exec, FillLists{c});

@@ -291,7 +291,7 @@ cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
     case Part::both: break;
   }
   if (launch_graph(instance, *layer, device, stream)) return cudaSuccess;
-  return launch_both(instance, arguments, device, stream);
+  return launch_all(instance, arguments, device, stream);
 }
 
 }  // namespace

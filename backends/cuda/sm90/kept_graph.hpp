@@ -14,10 +14,10 @@
 
 namespace espalier::gpu::sm90 {
 
-/// @returns the main launch's status, and that of the merge
-inline cudaError_t launch_both(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
+/// The main launch, and the merge if there is any.
+inline cudaError_t launch_all(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
   const cudaError_t error = instance.main(arguments, device, stream);
-  return error == cudaSuccess ? instance.merge(arguments, device, stream) : error;
+  return error == cudaSuccess && arguments.plan.merges != 0 ? instance.merge(arguments, device, stream) : error;
 }
 
 /// Lets this thread do what a capture that another part of the program has begun would forbid: it concerns none of its streams.
@@ -40,7 +40,7 @@ class KeptGraph {
   KeptGraph(const KeptGraph&) = delete;
   KeptGraph& operator=(const KeptGraph&) = delete;
 
-  /// Enqueues both launches, in a stream that is not being captured.
+  /// Enqueues the launches, in a stream that is not being captured.
   /// @returns false where CUDA refuses to, and ever after: nothing is enqueued then
   bool launch(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
     if (is_refused_) return false;
@@ -56,7 +56,7 @@ class KeptGraph {
   struct Kind {
     const Instance* instance;
     int device;
-    std::int32_t workers, max_rows, transform;
+    std::int32_t workers, max_rows, merges, transform;
     bool operator==(const Kind&) const = default;
   };
 
@@ -68,8 +68,10 @@ class KeptGraph {
   };
 
   bool prepare(const Instance& instance, const Arguments& arguments, int device) {
-    const Kind wanted = {&instance, device, arguments.plan.workers, arguments.plan.max_rows, arguments.transform};
-    if (exec_ && wanted == kind_) return enter(main_, arguments) && enter<MergeArguments>(merge_, arguments);
+    const detail::FusedPlanView& plan = arguments.plan;
+    const Kind wanted = {&instance, device, plan.workers, plan.max_rows, plan.merges, arguments.transform};
+    if (exec_ && wanted == kind_)
+      return enter(main_, arguments) && (plan.merges == 0 || enter<MergeArguments>(merge_, arguments));
     discard();
     kind_ = wanted;
     return make(instance, arguments, device);
@@ -81,7 +83,7 @@ class KeptGraph {
     if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return false;
     bool good = cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
     if (good) {
-      good = launch_both(instance, arguments, device, stream) == cudaSuccess;
+      good = launch_all(instance, arguments, device, stream) == cudaSuccess;
       good = cudaStreamEndCapture(stream, &graph_) == cudaSuccess && good;
     }
     good = good && find_nodes(arguments) && cudaGraphInstantiate(&exec_, graph_, 0) == cudaSuccess;
@@ -89,16 +91,19 @@ class KeptGraph {
   }
 
   bool find_nodes(const Arguments& arguments) {
+    const bool merges = arguments.plan.merges != 0;
+    const std::size_t launches = merges ? 2 : 1;
     cudaGraphNode_t nodes[2], first = nullptr;
-    std::size_t count = 2, roots = 1;
-    if (cudaGraphGetNodes(graph_, nodes, &count) != cudaSuccess || count != 2) return false;
+    std::size_t count = launches, roots = 1;
+    if (cudaGraphGetNodes(graph_, nodes, &count) != cudaSuccess || count != launches) return false;
     if (cudaGraphGetRootNodes(graph_, &first, &roots) != cudaSuccess || roots != 1) return false;
-    main_.node = first;
-    merge_.node = first == nodes[0] ? nodes[1] : nodes[0];
     main_.arguments = arguments;
+    main_.node = first;
+    if (driver().params_of_node(first, &main_.params) != CUDA_SUCCESS) return false;
+    if (!merges) return true;
     merge_.arguments = arguments;
-    return driver().params_of_node(main_.node, &main_.params) == CUDA_SUCCESS &&
-           driver().params_of_node(merge_.node, &merge_.params) == CUDA_SUCCESS;
+    merge_.node = first == nodes[0] ? nodes[1] : nodes[0];
+    return driver().params_of_node(merge_.node, &merge_.params) == CUDA_SUCCESS;
   }
 
   template <class KernelArguments>

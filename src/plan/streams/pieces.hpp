@@ -261,7 +261,6 @@ struct PairBlock {
       begin = -1;
     }
   }
-
 };
 
 /// A plan without room for two partials of a row launches no merge, unless its rows are wider than a tile, so that less than

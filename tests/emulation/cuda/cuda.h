@@ -237,12 +237,12 @@ inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** fun
     return Function{symbol, reinterpret_cast<void*>(address)};
   };
   *function = nullptr;
-  for (const Function& known : {entry("cuTensorMapEncodeTiled", &cuTensorMapEncodeTiled),
-                                entry("cuTensorMapReplaceAddress", &cuTensorMapReplaceAddress),
-                                entry("cuKernelGetFunction", &cuKernelGetFunction),
-                                entry("cuLaunchKernelEx", &cuLaunchKernelEx),
-                                entry("cuGraphKernelNodeGetParams", &cuGraphKernelNodeGetParams),
-                                entry("cuGraphExecKernelNodeSetParams", &cuGraphExecKernelNodeSetParams)}) {
+  for (const Function& known :
+       {entry("cuTensorMapEncodeTiled", &cuTensorMapEncodeTiled),
+        entry("cuTensorMapReplaceAddress", &cuTensorMapReplaceAddress),
+        entry("cuKernelGetFunction", &cuKernelGetFunction), entry("cuLaunchKernelEx", &cuLaunchKernelEx),
+        entry("cuGraphKernelNodeGetParams", &cuGraphKernelNodeGetParams),
+        entry("cuGraphExecKernelNodeSetParams", &cuGraphExecKernelNodeSetParams)}) {
     if (known.name == name) *function = known.address;
   }
   *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;

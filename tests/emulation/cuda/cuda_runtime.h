@@ -179,7 +179,9 @@ inline int __reduce_add_sync(unsigned, int value) {
   });
 }
 
-inline int __all_sync(unsigned, int condition) { return __reduce_add_sync(0, condition != 0) == espalier::emulator::kLanes; }
+inline int __all_sync(unsigned, int condition) {
+  return __reduce_add_sync(0, condition != 0) == espalier::emulator::kLanes;
+}
 
 template <class Value>
 Value atomicAdd(Value* counter, Value more) {

@@ -1,7 +1,8 @@
 #pragma once
 // Which workers take wide tiles, and where each worker's spans of the two lines begin. Both lines are laid out by cost: a
 // stream costs what its blocks or steps do, and a fixed part. Equal spans of that line are equal work, so that a span's
-// place has a closed form; all splits of the workers are compared by what even spans would take, and those near the best by the very cuts they would lead to.
+// place has a closed form; splits of the workers are compared by what even spans would take, and those near the best one
+// by the very cuts they would lead to.
 
 #include "packs.hpp"
 
@@ -26,6 +27,9 @@ struct WideLine {
     return c.kv_heads * ((node.tile_blocks_before >> gang_bits) * block + (node.tiles_before >> gang_bits) * fixed);
   }
   KOKKOS_FUNCTION std::int64_t cost() const { return cost_before(nodes); }
+  KOKKOS_FUNCTION std::int64_t all_blocks() const {
+    return (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads;
+  }
   KOKKOS_FUNCTION std::int32_t stream_before(std::int32_t number) const {
     return (c.wide[number].tiles_before >> gang_bits) * c.kv_heads;
   }
@@ -45,8 +49,7 @@ struct WideLine {
   };
   /// @param from  a wide node that begins at or before x
   KOKKOS_FUNCTION Place at(std::int64_t x, std::int32_t from) const {
-    const std::int64_t all_blocks = (c.wide[nodes].tile_blocks_before >> gang_bits) * c.kv_heads;
-    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks, 0, nodes};
+    if (x >= cost()) return {{stream_before(nodes), 0}, all_blocks(), 0, nodes};
     const std::int32_t number = node_at(x, from);
     const WideNode& node = c.wide[number];
     const std::int64_t in_node = x - cost_before(number);
@@ -180,7 +183,8 @@ struct NarrowLine {
   }
 };
 
-inline constexpr std::int64_t kNumbers = 1024;  ///< there are no more splits
+inline constexpr std::int64_t kNumbers = 1024;                                          ///< there are no more splits
+inline constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
 
 /// Splits that are considered: every number of gangs near all workers, then every few.
 struct Splits {
@@ -243,42 +247,38 @@ struct Candidates {
   }
 };
 
-/// A few neighbouring gangs of a candidate are an item: all at once on a device, and each place between two is found once.
+/// Every gang of every candidate by itself: a place has to be found twice, but on a device with threads enough none waits.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
-  static constexpr std::int32_t kGangs = 3;
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     const Candidates candidates(c);
-    return candidates.count * div_up(candidates.splits.most_gangs, kGangs);
+    return candidates.count * candidates.splits.most_gangs;
   }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
-    return (kSplitsBefore + kSplitsFrom) * div_up(c.workers, kGangs);
-  }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return (kSplitsBefore + kSplitsFrom) * c.workers; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     const Candidates candidates(c);
-    const std::int32_t shares = div_up(candidates.splits.most_gangs, kGangs);
-    const std::int32_t number = candidates.first + i / shares;
-    const std::int32_t gangs = candidates.splits.gangs(number), gang = i % shares * kGangs;
+    const std::int32_t number = candidates.first + i / candidates.splits.most_gangs;
+    const std::int32_t gangs = candidates.splits.gangs(number), gang = i % candidates.splits.most_gangs;
     if (gang >= gangs) return;
     const WideLine line(c);
     const WideSpans spans(line, gangs);
-    Split sums{};
-    WideLine::Place begin = spans.begin_of(gang);
-    for (std::int32_t next = gang + 1; next <= Kokkos::min(gang + kGangs, gangs); ++next) {
-      const WideLine::Place end = spans.begin_of(next, begin.number);
-      const std::int64_t time =
-          (end.blocks_before - begin.blocks_before) * line.block + WideLine::pieces(begin.cut, end.cut) * line.fixed;
-      sums.longest = Kokkos::max(sums.longest, time);
-      sums.sum += time;
-      if (!(begin.cut == end.cut)) sums.partials += end.pairs;
-      begin = end;
-    }
+    const WideLine::Place begin = spans.begin_of(gang);
+    const WideLine::Place end = spans.begin_of(gang + 1, begin.number);
+    const std::int32_t pieces = WideLine::pieces(begin.cut, end.cut);
+    if (pieces == 0) return;
+    const std::int64_t time = (end.blocks_before - begin.blocks_before) * line.block + pieces * line.fixed;
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, sums.longest);
-    Kokkos::atomic_add(&split.sum, sums.sum);
-    if (sums.partials > 0) Kokkos::atomic_add(&split.partials, sums.partials);
+    Kokkos::atomic_max(&split.longest, std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX)));
+    Kokkos::atomic_add(&split.pieces, pieces);
+    if (end.pairs > 0) Kokkos::atomic_add(&split.partials, std::uint32_t(end.pairs));
+  }
+
+  /// The gangs' wide times together.
+  KOKKOS_FUNCTION static std::int64_t sum(const Context& c, std::int32_t number) {
+    const WideLine line(c);
+    return line.all_blocks() * line.block + c.splits[number].pieces * line.fixed;
   }
 };
 
@@ -293,9 +293,10 @@ struct ChooseSplit {
     const std::int32_t number = candidates.first + i;
     const Split& split = c.splits[number];
     const std::int32_t gangs = candidates.splits.gangs(number);
-    std::int64_t time = Kokkos::max(split.longest, narrow_finish(c, gangs, split.sum));
-    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), split.longest));
-    time += split.longest / 50 + split.partials * c.costs.partial;
+    const std::int64_t longest = split.longest * kNanosecond;
+    std::int64_t time = Kokkos::max(longest, narrow_finish(c, gangs, CostSplits::sum(c, number)));
+    time = Kokkos::max(time, memory_finish(c, gangs << c.gang_bits(), longest));
+    time += longest / 50 + split.partials * c.costs.partial;
     Kokkos::atomic_min(&c.totals->best, time / kNanosecond * kNumbers + number);
   }
 
@@ -303,8 +304,6 @@ struct ChooseSplit {
   KOKKOS_FUNCTION static std::int32_t best(const Context& c) { return std::int32_t(c.totals->best % kNumbers); }
 
  private:
-  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
-
   /// When the narrow bytes have arrived: before `begin`, only workers without wide tiles ask for them.
   KOKKOS_FUNCTION static std::int64_t memory_finish(const Context& c, std::int64_t busy, std::int64_t begin) {
     const std::int64_t steps = c.totals->packs.steps * c.kv_heads;
@@ -329,7 +328,10 @@ struct CutWide {
     const std::int32_t gangs = has_wide ? Splits(c).gangs(best) : 0;
     if (gang == c.workers) {  // has the least to do: no gang begins here
       c.totals->gangs = gangs;
-      c.totals->finish = narrow_finish(c, gangs, has_wide ? c.splits[best].sum : 0);
+      c.totals->finish = narrow_finish(c, gangs, has_wide ? CostSplits::sum(c, best) : 0);
+      std::int32_t room_bits = 0;
+      while (c.totals->finish >> room_bits >= kRoom) ++room_bits;
+      c.totals->room_bits = room_bits;
       c.totals->uncut = uncut_steps(c);
       c.totals->wide_share = has_wide ? WideSpans(WideLine(c), gangs).share : 1;
     }
@@ -391,7 +393,7 @@ struct SumWorkers {
       const std::int64_t wide = CutWide::time_of(c, worker >> gang_bits);
       if (wide > 0) begin += wide + c.costs.turn[large];
     }
-    sums.room = begin < finish ? (finish - begin) * kRoom / finish : 0;
+    sums.room = begin < finish ? std::int32_t((finish - begin) >> c.totals->room_bits) : 0;
     return sums;
   }
 };
@@ -425,15 +427,15 @@ struct CutNarrow {
 
   KOKKOS_FUNCTION static NarrowLine::Place place(const Context& c, std::int32_t span) {
     const NarrowLine line(c);
-    const std::int64_t room = c.totals->workers.room;
+    const std::int32_t room = c.totals->workers.room;
     if (span > c.workers || line.lists == 0) return line.end();
     if (span == 0) return {};
     const std::int64_t all = line.cost();
     const bool queued = c.large() != 0 && c.totals->uncut == 0;
     const std::int64_t own = queued ? all - all / 1000 * c.costs.queue_permille : all;
     if (span == c.workers || room == 0) return line.at(own);
-    const std::int64_t before = c.worker_sums[span].room;
-    return line.at(own / room * before + own % room * before / room);
+    // Of floating-point numbers, which a GPU divides faster; products and quotients are rounded alike everywhere.
+    return line.at(std::int64_t(double(own) * c.worker_sums[span].room / room));
   }
 };
 

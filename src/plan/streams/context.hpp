@@ -77,9 +77,9 @@ struct alignas(kSumBytes) StreamSums {
 };
 
 /// Sums over the workers before one.
-struct alignas(kSumBytes) WorkerSums {
-  std::int64_t room = 0;         ///< for narrow work, in parts of kRoom
-  std::int64_t wide_pieces = 0;  ///< of the gang with that number
+struct alignas(8) WorkerSums {
+  std::int32_t room = 0;         ///< for narrow work, in units of 1 << room_bits
+  std::int32_t wide_pieces = 0;  ///< of the gang with that number
 
   KOKKOS_FUNCTION WorkerSums& operator+=(const WorkerSums& other) {
     room += other.room;
@@ -132,11 +132,11 @@ struct alignas(kSumBytes) List {
   std::int32_t steps_before;
 };
 
-/// A split of the workers between wide and narrow tiles.
+/// A split of the workers between wide and narrow tiles. 32 bits: a GPU adds 64 in a loop that threads leave one by one.
 struct Split {
-  std::int64_t longest;   ///< wide time of a worker
-  std::int64_t sum;       ///< of the gangs' wide times
-  std::int64_t partials;  ///< beyond one for each stream
+  std::uint32_t longest;   ///< wide time of a worker, in nanoseconds
+  std::int32_t pieces;     ///< wide ones of all gangs
+  std::uint32_t partials;  ///< beyond one for each stream
 };
 
 /// A place in a line of streams, which a worker's span begins with: ordered as the line is.
@@ -165,12 +165,13 @@ struct Totals {
   std::int32_t tile_counts;  ///< of all wide nodes, combined by or
   std::int32_t gang_bits;    ///< a gang is 1 << gang_bits row tiles of a wide node that walk its KV together
   std::int32_t gangs;        ///< that take wide tiles
+  std::int32_t room_bits;    ///< such that finish >> room_bits is below kRoom
   std::int32_t queue_most;   ///< steps of a piece in the queue
   std::int32_t large;        ///< 1: narrow work saturates memory for long
   std::int32_t fits;
 };
 
-inline constexpr std::int64_t kRoom = 8192;
+inline constexpr std::int64_t kRoom = 8192;       ///< sums for all workers then fit into 32 bits
 inline constexpr std::int32_t kMergeParts = 4;    ///< of a small tree's merge list; larger trees keep all threads busy
 inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
 inline constexpr std::int32_t kMergeShare = 256;  ///< parts of lists that a team writes
@@ -269,13 +270,9 @@ struct Context {
   /// Calls visit(node, tokens) for a wide node and the absorbed ones above it, from below, where there are tokens.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_of_chain(std::int32_t node, const Visit& visit) const {
-    for_each_of_chain(node, [&](std::int32_t above) { return kind[above] == kAbsorbed; }, visit);
-  }
-  template <class IsAbsorbed, class Visit>
-  KOKKOS_FUNCTION void for_each_of_chain(std::int32_t node, const IsAbsorbed& is_absorbed, const Visit& visit) const {
     if (seen(node) > 0) visit(node, seen(node));
     if (absorbs == 0) return;
-    for (node = tree.parent[node]; node >= 0 && is_absorbed(node); node = tree.parent[node])
+    for (node = tree.parent[node]; node >= 0 && kind[node] == kAbsorbed; node = tree.parent[node])
       if (tree.tokens[node] > 0) visit(node, tree.tokens[node]);
   }
 

@@ -106,7 +106,7 @@ struct SegmentList {
   }
 };
 
-/// The pairs of a strip that a piece of one of its streams may concern, and its partials.
+/// The pairs of a strip that a piece of one of its streams may concern.
 struct NarrowPiece {
   std::int32_t lo, hi;
 
@@ -115,12 +115,10 @@ struct NarrowPiece {
       : lo(std::int32_t(packed & 0xffff)), hi(std::int32_t(packed >> 16)) {}
   [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const { return std::uint32_t(lo) | (std::uint32_t(hi) << 16); }
 
-  /// @param index  of the piece in its stream
-  /// @return the partial of pair `lo`
-  KOKKOS_FUNCTION std::int64_t slot(const Context& c, std::int32_t stream, const Strip& strip,
-                                    std::int64_t index) const {
+  /// The first partial of a stream; those of each piece follow each other, one for each pair of the strip.
+  KOKKOS_FUNCTION static std::int64_t first_slot(const Context& c, std::int32_t stream) {
     const std::int64_t wide = c.totals->nodes.wide > 0 ? WidePieces(c).partials() : 0;
-    return wide + c.streams[stream].slots + index * strip.pairs + lo;
+    return wide + c.streams[stream].slots;
   }
 };
 
@@ -172,7 +170,8 @@ struct FillTiles {
     c.piece_pairs[c.streams[piece.stream].pieces + piece.index] = pairs.packed();
     tile.pair_begin = std::int32_t(strip.pair_begin + pairs.lo);
     tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
-    tile.partial_begin = std::int32_t(pairs.slot(c, piece.stream, strip, piece.index));
+    tile.partial_begin =
+        std::int32_t(NarrowPiece::first_slot(c, piece.stream) + std::int64_t(piece.index) * strip.pairs + pairs.lo);
     tile.kv_head = std::uint16_t(piece.stream - number * c.kv_heads);
     if (is_direct(pack, c.streams[piece.stream + 1].pieces - c.streams[piece.stream].pieces))
       tile.flags |= detail::kTileDirect;
@@ -345,10 +344,17 @@ struct FillEntries {
     block.for_each_list([&](std::int32_t list, const Pack& pack, const Strip& strip) {
       const std::int32_t stream = list * c.kv_heads + head;
       if (is_direct(pack, c.streams[stream + 1].pieces - c.streams[stream].pieces)) return;
-      const std::int64_t first = c.streams[stream].pieces;
-      for (std::int64_t number = first; number < c.streams[stream + 1].pieces; ++number) {
-        const NarrowPiece piece(c.piece_pairs[number]);
-        add(piece.slot(c, stream, strip, number - first), strip.pair_begin + piece.lo, strip.pair_begin + piece.hi);
+      const std::int64_t first = c.streams[stream].pieces, end = c.streams[stream + 1].pieces;
+      const std::int64_t slot = NarrowPiece::first_slot(c, stream);
+      constexpr int kAtATime = 4;  // whose loads do not wait for what is written
+      for (std::int64_t number = first; number < end; number += kAtATime) {
+        std::uint32_t packed[kAtATime];
+        for (int k = 0; k < kAtATime; ++k) packed[k] = c.piece_pairs[Kokkos::min(number + k, end - 1)];
+        for (int k = 0; k < kAtATime && number + k < end; ++k) {
+          const NarrowPiece piece(packed[k]);
+          add(slot + (number + k - first) * strip.pairs + piece.lo, strip.pair_begin + piece.lo,
+              strip.pair_begin + piece.hi);
+        }
       }
     });
     if (c.totals->nodes.wide > 0) {
@@ -391,9 +397,10 @@ struct FillLists {
     const std::int32_t begin = Kokkos::min(team_begin + share * team.team_rank(), lists);
     const std::int32_t end = Kokkos::min(begin + share, lists);
     std::int32_t before = 0;
-    Kokkos::parallel_reduce(
-        Kokkos::TeamThreadRange(team, team.league_rank()),
-        [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
+    if (team.league_rank() > 0)
+      Kokkos::parallel_reduce(
+          Kokkos::TeamThreadRange(team, team.league_rank()),
+          [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
     std::int32_t own = 0;
     for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
     std::int64_t place = std::int64_t(before) + team.team_scan(own);

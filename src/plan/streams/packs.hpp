@@ -48,8 +48,15 @@ struct SumChildren {
 };
 
 /// What becomes of each node.
-struct Kinds {
-  KOKKOS_FUNCTION static NodeKind of(const Context& c, std::int32_t node) {
+struct FindKinds {
+  static constexpr const char* kLabel = "espalier::StreamPlan::find_kinds";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.tree.nodes; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t node) { c.kind[node] = kind_of(c, node); }
+
+ private:
+  KOKKOS_FUNCTION static NodeKind kind_of(const Context& c, std::int32_t node) {
     if (!c.is_big(node)) return kSmall;
     if (is_absorbed(c, node)) return kAbsorbed;
     const std::int32_t seen = c.seen(node), parent = c.tree.parent[node];
@@ -66,7 +73,7 @@ struct Kinds {
   }
 };
 
-/// What nodes are, and sums of it; lists the wide nodes; finds the units that are small subtrees.
+/// Sums of what nodes are; lists the wide nodes; finds the units that are small subtrees.
 struct SumNodes {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_nodes";
   static constexpr const char* kMeasureLabel = "espalier::StreamPlan::measure_nodes";
@@ -75,11 +82,10 @@ struct SumNodes {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
 
   KOKKOS_FUNCTION static NodeSums measure(const Context& c, std::int32_t node) {
-    const NodeKind kind = Kinds::of(c, node);
-    c.kind[node] = kind;
+    const std::int32_t kind = c.kind[node];
     NodeSums sums;
     const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
-    if (row_begin < row_end && !c.is_big(node)) {
+    if (row_begin < row_end && kind == kSmall) {
       const Parts parts = parts_of(c, node, row_begin, row_end);
       sums.segments = parts.segments();
       sums.gathered = parts.gathered();
@@ -91,8 +97,7 @@ struct SumNodes {
         ++sums.wide_segments;
         tokens += more;
       };
-      // Kinds of the nodes above may still be unknown.
-      c.for_each_of_chain(node, [&](std::int32_t above) { return Kinds::is_absorbed(c, above); }, add);
+      c.for_each_of_chain(node, add);
       sums.wide = 1;
       sums.pairs = c.pairs_of(node);
       sums.tiles = c.row_tiles(node);

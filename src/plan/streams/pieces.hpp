@@ -135,15 +135,37 @@ struct WidePieces {
   /// @param number  of the stream's wide node
   template <class Visit>
   KOKKOS_FUNCTION void for_each_piece(std::int32_t number, std::int32_t stream, const Visit& visit) const {
-    std::int32_t g = first_gang(number, stream);
-    visit(g, true);
-    for (++g; g < gangs && c.wide_cut[g].stream == stream; ++g)
-      if (!(c.wide_cut[g] == c.wide_cut[g + 1]) && c.wide_cut[g].offset > 0) visit(g, false);
+    const std::int32_t first = first_gang(number, stream);
+    visit(first, true);
+    for (std::int32_t g = first + 1; g < gangs; g += kAtATime) {
+      const Further further = further_pieces(stream, g);
+      for (std::int32_t k = 0; k < kAtATime; ++k)
+        if ((further.gangs >> k & 1) != 0) visit(g + k, false);
+      if (further.ends) return;
+    }
   }
   KOKKOS_FUNCTION std::int32_t count(std::int32_t number, std::int32_t stream) const {
     std::int32_t pieces = 0;
     for_each_piece(number, stream, [&](std::int32_t, bool) { ++pieces; });
     return pieces;
+  }
+
+  /// Gangs that begin inside a stream, of kAtATime from g on, whose cuts are loaded at once: they neither wait for each other
+  /// nor for what is written about each piece.
+  static constexpr std::int32_t kAtATime = 8;
+  struct Further {
+    std::uint32_t gangs = 0;  ///< a bit for each that has a piece
+    bool ends = false;        ///< there are no more
+  };
+  KOKKOS_FUNCTION Further further_pieces(std::int32_t stream, std::int32_t g) const {
+    Cut cuts[kAtATime + 1];
+    for (std::int32_t k = 0; k <= kAtATime; ++k) cuts[k] = c.wide_cut[Kokkos::min(g + k, gangs)];
+    Further further;
+    for (std::int32_t k = 0; k < kAtATime; ++k) {
+      further.ends = further.ends || g + k >= gangs || cuts[k].stream != stream;
+      if (!further.ends && !(cuts[k] == cuts[k + 1]) && cuts[k].offset > 0) further.gangs |= 1u << k;
+    }
+    return further;
   }
 
   KOKKOS_FUNCTION std::int64_t partials() const {
@@ -175,7 +197,7 @@ KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
   Totals& totals = *c.totals;
   totals.need_segments = totals.nodes.wide_segments + totals.packs.segments;
   totals.need_gathered = totals.packs.gathered;
-  totals.need_tiles = (totals.workers.wide_pieces << c.gang_bits()) + totals.streams.pieces;
+  totals.need_tiles = (std::int64_t(totals.workers.wide_pieces) << c.gang_bits()) + totals.streams.pieces;
   totals.need_partials = totals.streams.slots;
   if (totals.nodes.wide > 0) totals.need_partials += WidePieces(c).partials();
   totals.fits = totals.need_segments <= c.segment_capacity && totals.need_gathered <= c.segment_capacity &&
@@ -351,19 +373,6 @@ struct SumEntries {
 
 /// What orders a plan: what its streams are, and how they are cut.
 struct CutTree {
-  /// Calls visit(array, count, whether it is read before it is written, whether later kernels read it) for the arrays that a
-  /// team has in scratch memory, if they fit.
-  template <class Visit>
-  KOKKOS_FUNCTION static void for_each_staged(const Context& c, const Visit& visit) {
-    visit(&Context::totals, 1, false, true);
-    if (c.absorbs != 0) visit(&Context::children, c.tree.nodes, false, false);
-    visit(&Context::kind, c.tree.nodes, false, true);
-    visit(&Context::unit_end, c.tree.rows, false, true);
-    visit(&Context::unit_node, c.tree.rows, false, true);
-    visit(&Context::begins, c.tree.rows, false, true);
-    visit(&Context::pack_end, c.tree.rows, false, false);
-  }
-
   ESPALIER_ANY_RUNNER
   template <class Runner>
   KOKKOS_FUNCTION void operator()(const Runner& run, const Context& c) const {
@@ -373,6 +382,7 @@ struct CutTree {
     } else {
       run.template begin<Reset>();
     }
+    run.template each<FindKinds>();
     run.template scan<SumNodes>();
     run.template each<EndPacks>();
     run.template each<MarkPacks>();

@@ -20,6 +20,13 @@
 
 namespace espalier::plan::streams {
 
+/// Stands before loops that a compiler should not unroll: what a team runs once costs more to fetch than to compute.
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define ESPALIER_ROLLED _Pragma("unroll 1")
+#else
+#define ESPALIER_ROLLED
+#endif
+
 using derive::kRunsOnHost;
 using derive::light;
 
@@ -73,7 +80,7 @@ class OnTeam {
   static constexpr std::size_t kValueBytes = 48;
 
  public:
-  static constexpr std::size_t kScratchBytes = 2 * kGroups * kValueBytes;
+  static constexpr std::size_t kScratchBytes = kGroups * kValueBytes;
 
   KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c)
       : team_(team),
@@ -95,42 +102,45 @@ class OnTeam {
     for (std::int32_t i = team_.team_rank(); i < items; i += team_.team_size()) Step::run(c_, i);
   }
 
-  /// Neighbouring threads take neighbouring items, whose memory they then read together.
+  /// Neighbouring threads take neighbouring items, whose memory they then read together, and each group of threads items that
+  /// follow each other, so that groups wait for one another once.
   template <class Step>
   KOKKOS_FUNCTION void scan() const {
     using Sum = typename Step::Sum;
-    const std::int32_t items = Step::items(c_);
-    Sum all;
-    std::int32_t round = 0;
-    for (std::int32_t first = 0; first < items; first += team_.team_size(), ++round) {
-      const std::int32_t i = first + team_.team_rank();
-      Sum own;
-      if (i < items) own = measured<Step>(c_, i);
-      Sum before = all;
-      add_others(own, round % 2, before, all);
-      if (i < items) Step::run(c_, i, own, before);
+    const std::int32_t items = Step::items(c_), rounds = div_up(items, team_.team_size());
+    const int lane = team_.team_rank() % lanes(), group = team_.team_rank() / lanes();
+    const std::int32_t begin = group * rounds * lanes() + lane;
+    const std::int32_t end = Kokkos::min(begin + rounds * lanes(), items);
+    Sum own;
+    for (std::int32_t i = begin; i < end; i += lanes()) own += measured<Step>(c_, i);
+    Sum before;
+    const Sum all = sum_groups(sum_up_to(own, lane), lane, group, before);
+    for (std::int32_t round = 0; round < rounds; ++round) {
+      const std::int32_t i = begin + round * lanes();
+      if (rounds > 1) own = i < end ? Step::value(c_, i) : Sum{};
+      const Sum up_to = sum_up_to(own, lane);
+      Sum before_item = before;
+      add_lanes_before(up_to, lane, before_item);
+      if (i < end) Step::run(c_, i, own, before_item);
+      before += of_last_lane(up_to);
     }
     if (team_.team_rank() == 0) Step::total(c_, all);
     team_.team_barrier();
   }
 
  private:
-  /// Adds what the threads before this one give to `before`, and what all give to `all`.
-  /// @param half  of the scratch memory: calls between which no barrier stands take turns
+  /// What all groups give; `before` becomes what the groups before this one give.
   template <class Sum>
-  KOKKOS_FUNCTION void add_others(const Sum& own, int half, Sum& before, Sum& all) const {
+  KOKKOS_FUNCTION Sum sum_groups(const Sum& up_to, int lane, int group, Sum& before) const {
     static_assert(sizeof(Sum) <= kValueBytes);
-    Sum* const of_group = reinterpret_cast<Sum*>(scratch_) + half * kGroups;
-    const int rank = team_.team_rank();
-    const int lane = rank % lanes(), group = rank / lanes(), groups = team_.team_size() / lanes();
-    const Sum up_to = sum_up_to(own, lane);
+    Sum* const of_group = reinterpret_cast<Sum*>(scratch_);
+    const int groups = team_.team_size() / lanes();
     if (lane == lanes() - 1) of_group[group] = up_to;
     team_.team_barrier();
-    sum_groups(of_group, groups);
+    sum_up(of_group, groups);
     team_.team_barrier();
-    if (group > 0) before += of_group[group - 1];
-    add_lanes_before(up_to, lane, before);
-    all += of_group[groups - 1];
+    if (group > 0) before = of_group[group - 1];
+    return of_group[groups - 1];
   }
 
   KOKKOS_FUNCTION static constexpr int lanes() {
@@ -141,7 +151,7 @@ class OnTeam {
   /// What the lanes up to this one give.
   template <class Sum>
   KOKKOS_FUNCTION static Sum sum_up_to(Sum sum, [[maybe_unused]] int lane) {
-    KOKKOS_IF_ON_DEVICE((for (int distance = 1; distance < kLanes; distance *= 2) {
+    KOKKOS_IF_ON_DEVICE((ESPALIER_ROLLED for (int distance = 1; distance < kLanes; distance *= 2) {
       const Sum other = Kokkos::shfl_up(sum, distance, kLanes);
       if (lane >= distance) sum += other;
     }))
@@ -154,9 +164,15 @@ class OnTeam {
     KOKKOS_IF_ON_DEVICE((const Sum others = Kokkos::shfl_up(up_to, 1, kLanes); if (lane > 0) before += others;))
   }
 
+  template <class Sum>
+  KOKKOS_FUNCTION static Sum of_last_lane(const Sum& sum) {
+    KOKKOS_IF_ON_DEVICE((return Kokkos::shfl(sum, lanes() - 1, lanes());))
+    KOKKOS_IF_ON_HOST((return sum;))
+  }
+
   /// Turns what each group gives into what the groups up to it give.
   template <class Sum>
-  KOKKOS_FUNCTION void sum_groups(Sum* of_group, int groups) const {
+  KOKKOS_FUNCTION void sum_up(Sum* of_group, int groups) const {
     const int rank = team_.team_rank();
     KOKKOS_IF_ON_DEVICE((if (rank < kLanes) {
       const Sum sum = sum_up_to(rank < groups ? of_group[rank] : Sum{}, rank);
@@ -172,43 +188,6 @@ class OnTeam {
   const Team& team_;
   const Context& c_;
   char* scratch_;
-};
-
-/// Arrays of a context that the steps of one team read and write again and again, in its scratch memory, as far as they fit.
-template <class Team, std::size_t kBytes>
-class Staging {
- public:
-  KOKKOS_FUNCTION explicit Staging(const Team& team)
-      : team_(team),
-        memory_(static_cast<char*>(
-            team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kBytes), std::ptrdiff_t(kSumBytes)))) {}
-
-  /// Lets `array` lie in scratch memory.
-  template <class T>
-  KOKKOS_FUNCTION void enter(T*& array, std::int64_t count, bool is_input) {
-    const std::size_t bytes = (std::size_t(count) * sizeof(T) + kSumBytes - 1) / kSumBytes * kSumBytes;
-    if (taken_ + bytes > kBytes) return;
-    T* const staged = reinterpret_cast<T*>(memory_ + taken_);
-    taken_ += bytes;
-    if (is_input) copy(staged, array, count);
-    array = staged;
-  }
-
-  /// Copies back what lies in scratch memory instead of `given`.
-  template <class T>
-  KOKKOS_FUNCTION void leave(const T* array, T* given, std::int64_t count) const {
-    if (array != given) copy(given, array, count);
-  }
-
- private:
-  template <class T>
-  KOKKOS_FUNCTION void copy(T* to, const T* from, std::int64_t count) const {
-    for (std::int64_t i = team_.team_rank(); i < count; i += team_.team_size()) to[i] = from[i];
-  }
-
-  const Team& team_;
-  char* memory_;
-  std::size_t taken_ = 0;
 };
 
 template <class Step>

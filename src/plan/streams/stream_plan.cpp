@@ -28,36 +28,16 @@ struct OneThread {
   KOKKOS_FUNCTION static void team_barrier() {}
 };
 
-/// Some of what orders a plan, in one team.
-template <class Steps, class Exec>
-struct StepsOnTeam {
+/// What orders a plan, in one team.
+template <class Exec>
+struct CutTreeOnTeam {
+  static constexpr const char* kLabel = "espalier::StreamPlan::cut_tree";
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
-  static constexpr bool kStages = requires(Context c) { Steps::for_each_staged(c, [](auto...) {}); };
-  static constexpr std::size_t kMostBytes = kRunsOnHost<Exec> ? 16384 : 42000;  // of 32 KB and 48 KB, less Kokkos' own
-  static constexpr std::size_t kStagedBytes = kStages ? kMostBytes : 0;
-  static constexpr std::size_t kScratchBytes = OnTeam<Team>::kScratchBytes + kStagedBytes + 2 * kSumBytes;
+  static constexpr std::size_t kScratchBytes = OnTeam<Team>::kScratchBytes + kSumBytes;
   Context c;
 
-  KOKKOS_FUNCTION void operator()(const Team& team) const {
-    if constexpr (kStages)
-      run_staged(team);
-    else
-      Steps{}(OnTeam<Team>(team, c), c);
-  }
-
- private:
-  KOKKOS_FUNCTION void run_staged(const Team& team) const {
-    Context staged = c;
-    Staging<Team, kStagedBytes> staging(team);
-    Steps::for_each_staged(
-        c, [&](auto array, std::int64_t count, bool is_input, bool) { staging.enter(staged.*array, count, is_input); });
-    team.team_barrier();
-    Steps{}(OnTeam<Team>(team, staged), staged);
-    Steps::for_each_staged(c, [&](auto array, std::int64_t count, bool, bool is_result) {
-      if (is_result) staging.leave(staged.*array, c.*array, count);
-    });
-  }
+  KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c), c); }
 };
 
 /// What kernels take work by; they leave it at 0 themselves.
@@ -153,7 +133,7 @@ struct StreamPlan<Exec>::Impl {
     if (runner == StreamRunner::device) {
       CutTree{}(device, c);
     } else {
-      run_one_team<CutTree>(exec, "espalier::StreamPlan::cut_tree", c);
+      run_one_team(exec, c);
     }
     run_teams(exec, fill);
     if (runner != StreamRunner::device) return run_teams(exec, FillLists{c});
@@ -161,9 +141,8 @@ struct StreamPlan<Exec>::Impl {
     device.template each<FillEntries>();
   }
 
-  template <class Steps>
-  static void run_one_team(const Exec& exec, const char* label, const Context& c) {
-    using Kernel = StepsOnTeam<Steps, Exec>;
+  static void run_one_team(const Exec& exec, const Context& c) {
+    using Kernel = CutTreeOnTeam<Exec>;
     using Policy = typename Kernel::Policy;
     const Kernel kernel{c};
     int threads = kFrontThreads;
@@ -172,7 +151,7 @@ struct StreamPlan<Exec>::Impl {
       threads = std::min(kFew, Policy(exec, 1, 1).team_size_max(kernel, Kokkos::ParallelForTag{}));
     }
     const auto scratch = Kokkos::PerTeam(Kernel::kScratchBytes);
-    Kokkos::parallel_for(label, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
+    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, 1, threads).set_scratch_size(0, scratch)), kernel);
   }
 
   template <class Kernel>

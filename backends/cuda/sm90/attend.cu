@@ -182,7 +182,6 @@ bool turn_maps(const AttendParams& p, MadeArguments& made) {
 struct MadeLayer {
   MadeArguments made;
   KeptGraph graph;
-  bool has_come_back = false;
 };
 
 /// What a thread has made. The layers of a model differ in the arrays alone, and come back at every step: each finds its own
@@ -194,7 +193,6 @@ class MadeLayers {
     const Shape shape = shape_of(params);
     MadeLayer& layer = layers_[place_of(params)];
     MadeArguments& made = layer.made;
-    layer.has_come_back = made.are_valid && made.shape == shape && made.k == params.attend.k;
     if (!made.are_valid || made.shape != shape) made = of_shape(params, instance, shape);
     if (made.are_valid) made.are_valid = turn_maps(params.attend, made);
     return made.are_valid ? &layer : nullptr;
@@ -259,10 +257,10 @@ bool is_captured(cudaStream_t stream) {
   return cudaStreamIsCapturing(stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
 }
 
-/// A layer that comes back gets a graph of its own, but in a capture, which makes one anyway. What comes before a graph has
-/// ended when it begins, so that it need not wait for it.
+/// Layers that come back get graphs, but in a capture, which makes one anyway. What comes before a graph has ended when it
+/// begins, so that it need not wait for it.
 bool launch_graph(const Instance& instance, MadeLayer& layer, int device, cudaStream_t stream) {
-  if (!layer.has_come_back || !driver().has_graphs() || is_captured(stream)) return false;
+  if (!driver().has_graphs() || is_captured(stream)) return false;
   Arguments& arguments = layer.made.arguments;
   const std::int32_t wait_first = std::exchange(arguments.wait_first, 0);
   const bool launched = layer.graph.launch(instance, arguments, device, stream);

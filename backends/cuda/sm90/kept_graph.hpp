@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "backends/cuda/driver.hpp"
 #include "backends/cuda/sm90/instance.hpp"
@@ -32,7 +33,7 @@ class OutsideOfCaptures {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-/// One layer's launches. Belongs to one thread.
+/// The launches of one layer, or of several that take turns. Belongs to one thread.
 class KeptGraph {
  public:
   KeptGraph() = default;
@@ -41,10 +42,14 @@ class KeptGraph {
   KeptGraph& operator=(const KeptGraph&) = delete;
 
   /// Enqueues the launches, in a stream that is not being captured.
-  /// @returns false where CUDA refuses to, and ever after: nothing is enqueued then
+  /// @returns false, with nothing enqueued, where launches are of another kind than those before, since who comes once needs no
+  /// graph, and ever after CUDA has refused one
   bool launch(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
-    if (is_refused_) return false;
-    is_refused_ = !prepare(instance, arguments, device) || cudaGraphLaunch(exec_, stream) != cudaSuccess;
+    const detail::FusedPlanView& plan = arguments.plan;
+    const Kind wanted = {&instance, device, plan.workers, plan.max_rows, plan.merges, arguments.transform};
+    const bool comes_back = std::exchange(last_, wanted) == wanted;
+    if (is_refused_ || !(comes_back || (exec_ && wanted == kind_))) return false;
+    is_refused_ = !prepare(wanted, instance, arguments) || cudaGraphLaunch(exec_, stream) != cudaSuccess;
     if (!is_refused_) return true;
     discard();
     static_cast<void>(cudaGetLastError());  // plain launches are what reports errors
@@ -67,14 +72,12 @@ class KeptGraph {
     KernelArguments arguments;  ///< entered last
   };
 
-  bool prepare(const Instance& instance, const Arguments& arguments, int device) {
-    const detail::FusedPlanView& plan = arguments.plan;
-    const Kind wanted = {&instance, device, plan.workers, plan.max_rows, plan.merges, arguments.transform};
+  bool prepare(const Kind& wanted, const Instance& instance, const Arguments& arguments) {
     if (exec_ && wanted == kind_)
-      return enter(main_, arguments) && (plan.merges == 0 || enter<MergeArguments>(merge_, arguments));
+      return enter(main_, arguments) && (wanted.merges == 0 || enter<MergeArguments>(merge_, arguments));
     discard();
     kind_ = wanted;
-    return make(instance, arguments, device);
+    return make(instance, arguments, wanted.device);
   }
 
   bool make(const Instance& instance, const Arguments& arguments, int device) {
@@ -126,7 +129,8 @@ class KeptGraph {
   bool is_refused_ = false;
   cudaGraphExec_t exec_ = nullptr;
   cudaGraph_t graph_ = nullptr;  ///< its nodes name those of exec_
-  Kind kind_ = {};
+  Kind kind_ = {};               ///< of exec_
+  Kind last_ = {};
   Launch<Arguments> main_ = {};
   Launch<MergeArguments> merge_ = {};
 };

@@ -156,11 +156,11 @@ struct Totals {
   StreamSums streams;
   WorkerSums workers;
   std::int64_t entries;
-  std::int64_t bound;   ///< time and number of the split that is best by even spans
-  std::int64_t best;    ///< predicted time and number of the split
-  std::int64_t finish;  ///< of the narrow work, where all workers finish together
+  std::int64_t bound;       ///< time and number of the split that is best by even spans
+  std::int64_t best;        ///< predicted time and number of the split
+  std::int64_t finish;      ///< of the narrow work, where all workers finish together
   std::int64_t wide_share;  ///< of a gang, of the wide line
-  std::int64_t uncut;   ///< steps up to which narrow streams stay whole
+  std::int64_t uncut;       ///< steps up to which narrow streams stay whole
   std::int64_t need_segments, need_gathered, need_tiles, need_partials, longest;
   std::int32_t tile_counts;  ///< of all wide nodes, combined by or
   std::int32_t gang_bits;    ///< a gang is 1 << gang_bits row tiles of a wide node that walk its KV together
@@ -171,7 +171,7 @@ struct Totals {
   std::int32_t fits;
 };
 
-inline constexpr std::int64_t kRoom = 8192;  ///< sums for all workers then fit into 32 bits
+inline constexpr std::int64_t kRoom = 8192;       ///< sums for all workers then fit into 32 bits
 inline constexpr std::int32_t kMergeParts = 4;    ///< of a small tree's merge list; larger trees keep all threads busy
 inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
 inline constexpr std::int32_t kMergeShare = 256;  ///< parts of lists that a team writes

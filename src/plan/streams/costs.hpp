@@ -27,8 +27,8 @@ inline constexpr std::int32_t kMostQueued = 16;   ///< the same in the queue, wh
 inline constexpr std::int32_t kMostPieces = 64;   ///< of a worker's share; beyond, tiles become longer instead
 inline constexpr std::int32_t kWindowPacks = 16;  ///< full packs between places where packing begins afresh
 inline constexpr std::int32_t kFewestWide = 8;    ///< workers that take wide tiles, if any do
-inline constexpr std::int32_t kSplitsBefore = 2;  ///< costed with more wide workers than the best of even spans,
-inline constexpr std::int32_t kSplitsFrom = 4;    ///< and with no more than that
+inline constexpr std::int32_t kSplitsBefore = 1;  ///< costed with more wide workers than the best of even spans,
+inline constexpr std::int32_t kSplitsFrom = 3;    ///< and with no more than that
 inline constexpr std::int32_t kSortedPieces = 2048;  ///< of one worker: with more, no single one matters
 
 /// Costs in microseconds on an H200, measured with the kernels.

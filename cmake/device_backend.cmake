@@ -23,6 +23,10 @@ if(NOT ESPALIER_DEVICE STREQUAL "auto" AND NOT ESPALIER_DEVICE STREQUAL found_de
 endif()
 set(espalier_device ${found_devices})
 message(STATUS "espalier: device backend: ${espalier_device}")
+# Kokkos puts its own launcher in front of compilers, which sends ccache what only nvcc understands.
+if(espalier_device STREQUAL "cuda" AND ESPALIER_CCACHE)
+  unset(CMAKE_CXX_COMPILER_LAUNCHER)
+endif()
 
 get_target_property(kokkos_type Kokkos::kokkoscore TYPE)
 if(BUILD_SHARED_LIBS AND kokkos_type STREQUAL "STATIC_LIBRARY" AND NOT espalier_device STREQUAL "none")

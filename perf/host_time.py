@@ -87,6 +87,8 @@ def calls(problem):
     lse = torch.empty(out.shape[:3], dtype=torch.float32, device=out.device)
     layers = [tuple(part[layer] for part in (problem.q, problem.k_pool, problem.v_pool, out, lse))
               for layer in range(problem.layers)]  # fmt: skip
+    # The same values elsewhere, for every other call: what a model computes anew lies where the allocator puts it.
+    moved = [(q.clone(), k, v, torch.empty_like(out), lse) for q, k, v, out, lse in layers]
     wrapped = [tuple(map(espalier.array, layer)) for layer in layers]
     attention = TreeAttention(plan)
     operator = torch.ops.espalier.attend
@@ -98,6 +100,14 @@ def calls(problem):
 
         return call
 
+    calls_of_layer = [0] * len(layers)
+
+    def attend_elsewhere(layer):
+        calls_of_layer[layer] += 1
+        q, k, v, out, lse = (layers, moved)[calls_of_layer[layer] % 2][layer]
+        espalier.attend(plan, q, k, v, out, lse)
+        return (out,)
+
     def nothing(layer):
         q, k, v, out, lse = layers[layer]
         do_nothing(plan, q, k, v, out, lse, stream=0)
@@ -108,6 +118,7 @@ def calls(problem):
 
     yield "a function of Python that does nothing", None, nothing, None
     yield "attend, tensors", plan, attend(plan, layers), out
+    yield "attend, tensors, q and out elsewhere than before", plan, attend_elsewhere, None
     yield "attend, arrays wrapped once", plan, attend(plan, wrapped), out
     if problem.device.type == "cuda":
         stream = torch.cuda.Stream()

@@ -28,7 +28,13 @@ struct Driver {
   decltype(&cuKernelGetFunction) function_of =
       reinterpret_cast<decltype(&cuKernelGetFunction)>(driver_function("cuKernelGetFunction"));
 
+  decltype(&cuGraphKernelNodeGetParams) params_of_node =
+      reinterpret_cast<decltype(&cuGraphKernelNodeGetParams)>(driver_function("cuGraphKernelNodeGetParams"));
+  decltype(&cuGraphExecKernelNodeSetParams) set_params_of_node =
+      reinterpret_cast<decltype(&cuGraphExecKernelNodeSetParams)>(driver_function("cuGraphExecKernelNodeSetParams"));
+
   [[nodiscard]] bool is_complete() const { return encode && replace_address && launch && function_of; }
+  [[nodiscard]] bool has_graphs() const { return params_of_node && set_params_of_node; }
 };
 
 inline const Driver& driver() {

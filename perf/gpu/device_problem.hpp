@@ -336,6 +336,7 @@ class DevicePlan {
     partial_lse_.fill(0xff);
     view_ = {workers,
              tree.rows(),
+             plan.merge_entries.empty() ? 0 : 1,
              header_.data(),
              segments_.data(),
              gathered_.data(),

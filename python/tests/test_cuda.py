@@ -98,6 +98,40 @@ def test_calls_follow_pytorchs_current_stream():
     assert close(first, expected(q, k, v)[0], 2e-3) and close(second, expected(q2, k, v)[0], 2e-3)
 
 
+def test_layers_that_come_back_follow_what_they_are_given():
+    """Their launches are kept from the second call on."""
+    layers = [problem(rows=3, seed=seed) for seed in range(3)]
+    plan, other_plan = planned(), planned(strategy="node", kernel="portable")
+    streams = [torch.cuda.Stream(), torch.cuda.current_stream()]
+
+    def check(layer, q, plan=plan, stream=None, **options):
+        _, k, v = layers[layer]
+        out, lse = torch.full_like(q, torch.nan), torch.full(q.shape[:2], torch.nan, device="cuda")
+        torch.cuda.synchronize()
+        espalier.attend(plan, q, k, v, out, lse, stream=(stream or streams[1]).cuda_stream, **options)
+        torch.cuda.synchronize()
+        reference = expected(q, k, v, **options)
+        assert close(out, reference[0], 2e-3) and close(lse, reference[1], 1e-3)
+
+    for turn in range(5):
+        for layer in range(3):
+            q = problem(seed=10 * turn + layer)[0] if turn % 2 else layers[layer][0]
+            check(layer, q, stream=streams[turn % 2])
+            check(layer, q, soft_cap=2.0 + turn)
+            check(layer, q, plan=other_plan)
+            check(layer, q)
+    q, k, v = layers[0]
+    graph, out = torch.cuda.CUDAGraph(), torch.empty_like(q)
+    with torch.cuda.graph(graph, stream=streams[0]):  # of which it becomes a part
+        espalier.attend(plan, q, k, v, out, stream=streams[0].cuda_stream)
+    check(0, problem(seed=77)[0])
+    q.copy_(problem(seed=78)[0])
+    out.fill_(torch.nan)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert close(out, expected(q, k, v)[0], 2e-3)
+
+
 @pytest.mark.parametrize("options", [{"backend": "aot_eager"}, {}, {"mode": "reduce-overhead"}], ids=str)
 def test_compiled_layers_share_a_plan(options):
     attention = TreeAttention(planned())

@@ -221,6 +221,48 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams that lacks one segment, tile or parti
   }
 }
 
+TEMPLATE_LIST_TEST_CASE("a plan of streams has no merge where its capacity says that nothing can need one", "[streams]",
+                        ExecutionSpaces) {
+  const TestType exec;
+  const auto sequences = [](std::int32_t first, std::int32_t second) {
+    return make_snapshot(std::vector<NodeSpec>{{-1, first}, {-1, second}}, {}, 16);
+  };
+  const auto planned = [&](const TreeSnapshot& snapshot, const PlanConfig& config) {
+    StreamPlan<TestType> plan(exec, config);
+    plan.update(exec, TreeArrays<TestType>(exec, snapshot).view());
+    exec.fence();
+    return plan;
+  };
+  for (const auto& [heads, always_merges] : {std::pair{HeadShape{8, 2, 4}, false}, {HeadShape{34, 2, 4}, true}}) {
+    PlanConfig config;
+    config.heads = heads;
+    config.workers = 2;
+    const auto exact = [&](const TreeSnapshot& snapshot) {
+      return StreamPlan<TestType>::required_capacity(snapshot, config, exec);
+    };
+    const TreeSnapshot whole = sequences(30, 20);
+    config.capacity = exact(whole);
+    CHECK(config.capacity.partials == 1);
+    CHECK((planned(whole, config).view().merges != 0) == always_merges);
+
+    // A row that sees nothing is written by the merge.
+    const TreeSnapshot empty = sequences(30, 0);
+    const auto report_of_empty = [&] { return planned(empty, config).report(exec); };
+    if (!always_merges)
+      CHECK(wrong_error(ErrorCode::capacity_exceeded, "2 partials (capacity 1)", report_of_empty) == "");
+    config.capacity = exact(empty);
+    CHECK(planned(empty, config).view().merges != 0);
+    CHECK(report_of_empty().rows == 2);
+
+    std::vector<NodeSpec> shared(8, NodeSpec{0, 20});  // too many pairs for a narrow tile below it
+    shared[0] = {-1, 90};
+    const TreeSnapshot cut = make_snapshot(shared, {}, 16);
+    config.capacity = exact(cut);
+    CHECK(planned(cut, config).view().merges != 0);
+    CHECK(planned(cut, config).report(exec).merged_rows > 0);
+  }
+}
+
 TEMPLATE_LIST_TEST_CASE("a plan of streams with a node of more tokens than a segment holds says so", "[streams]",
                         ExecutionSpaces) {
   const TestType exec;

@@ -8,8 +8,10 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "backends/cuda/sm90/instance.hpp"
+#include "backends/cuda/sm90/kept_graph.hpp"
 #include "backends/gpu/calls.hpp"
 
 namespace espalier::gpu::sm90 {
@@ -176,17 +178,24 @@ bool turn_maps(const AttendParams& p, MadeArguments& made) {
          turn({&a.q_rows, &a.q_group, &a.q_pair}, made.q, p.q);
 }
 
+/// What a thread keeps for one layer of a model.
+struct MadeLayer {
+  MadeArguments made;
+  KeptGraph graph;
+};
+
 /// What a thread has made. The layers of a model differ in the arrays alone, and come back at every step: each finds its own
 /// arguments again, unless another has taken its place, and else begins with those of another layer.
 class MadeLayers {
  public:
   /// Null where CUDA refuses a map.
-  Arguments* find_or_make(const FusedParams& params, const Instance& instance) {
+  MadeLayer* find_or_make(const FusedParams& params, const Instance& instance) {
     const Shape shape = shape_of(params);
-    MadeArguments& made = layers_[place_of(params)];
+    MadeLayer& layer = layers_[place_of(params)];
+    MadeArguments& made = layer.made;
     if (!made.are_valid || made.shape != shape) made = of_shape(params, instance, shape);
     if (made.are_valid) made.are_valid = turn_maps(params.attend, made);
-    return made.are_valid ? &made.arguments : nullptr;
+    return made.are_valid ? &layer : nullptr;
   }
 
  private:
@@ -213,13 +222,13 @@ class MadeLayers {
     return made;
   }
 
-  MadeArguments layers_[1 << kPlaceBits];
+  MadeLayer layers_[1 << kPlaceBits];
   MadeArguments shapes_[kShapes];  ///< for the first layer of each
   int oldest_ = 0;
 };
 
-/// Arguments for the shape and the arrays of a call; null where CUDA refuses a map.
-Arguments* arguments_of(const FusedParams& params, const Instance& instance) {
+/// What is kept for the shape and the arrays of a call; null where CUDA refuses a map.
+MadeLayer* layer_of(const FusedParams& params, const Instance& instance) {
   thread_local const auto made = std::make_unique<MadeLayers>();  // only of threads that attend
   return made->find_or_make(params, instance);
 }
@@ -242,24 +251,45 @@ void set_call(const FusedParams& params, Arguments& a) {
   a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
 }
 
+/// Whether what is enqueued now runs now.
+bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  return cudaStreamIsCapturing(stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
+}
+
+/// Layers that come back get graphs, but in a capture, which makes one anyway. What comes before a graph has ended when it
+/// begins, so that it need not wait for it.
+bool launch_graph(const Instance& instance, MadeLayer& layer, int device, cudaStream_t stream) {
+  if (!driver().has_graphs() || is_captured(stream)) return false;
+  Arguments& arguments = layer.made.arguments;
+  const std::int32_t wait_first = std::exchange(arguments.wait_first, 0);
+  const bool launched = layer.graph.launch(instance, arguments, device, stream);
+  arguments.wait_first = wait_first;
+  return launched;
+}
+
 enum class Part { both, main, merge };
 
 cudaError_t run(const FusedParams& params, cudaStream_t stream, Part part) {
   if (!is_supported(params.attend) || !driver().is_complete()) return cudaErrorNotSupported;
   const Instance& instance = *find_instance(params.attend.scalar, params.attend.head_dim);
   int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  Arguments* arguments = arguments_of(params, instance);
-  if (!arguments) {  // perhaps the first call of a thread, which has no context yet
-    if (error = cudaSetDevice(device); error != cudaSuccess) return error;
-    arguments = arguments_of(params, instance);
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  MadeLayer* layer = layer_of(params, instance);
+  if (!layer) {  // perhaps the first call of a thread, which has no context yet
+    if (const cudaError_t error = cudaSetDevice(device); error != cudaSuccess) return error;
+    layer = layer_of(params, instance);
   }
-  if (!arguments) return cudaErrorInvalidValue;
-  set_call(params, *arguments);
-  if (part != Part::merge) error = instance.main(*arguments, device, stream);
-  if (error == cudaSuccess && part != Part::main) error = instance.merge(*arguments, device, stream);
-  return error;
+  if (!layer) return cudaErrorInvalidValue;
+  Arguments& arguments = layer->made.arguments;
+  set_call(params, arguments);
+  switch (part) {
+    case Part::main: return instance.main(arguments, device, stream);
+    case Part::merge: return instance.merge(arguments, device, stream);
+    case Part::both: break;
+  }
+  if (launch_graph(instance, *layer, device, stream)) return cudaSuccess;
+  return launch_all(instance, arguments, device, stream);
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ struct FusedParams {
 /// The same for a call: type, sizes, alignment, strides.
 [[nodiscard]] std::string unsupported_reason(const detail::AttendParams& params);
 
-/// Enqueues the main launch and the merge. Waits for nothing, and allocates nothing but, at a thread's first call, host
-/// memory for what it keeps.
+/// Enqueues the main launch and, unless plan.merges is 0, the merge. Waits for nothing, and allocates nothing but what a thread
+/// keeps: host memory at its first call, and at the second call for a layer, outside of captures, a graph.
 /// @returns what CUDA says; cudaErrorNotSupported where unsupported_reason() has something to say
 [[nodiscard]] cudaError_t attend(const FusedParams& params, cudaStream_t stream);
 

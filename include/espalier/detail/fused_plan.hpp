@@ -100,6 +100,7 @@ static_assert(sizeof(FusedPlanHeader) == 16);
 struct FusedPlanView {
   std::int32_t workers;   ///< thread blocks of the main launch
   std::int32_t max_rows;  ///< the capacity; the plan's own rows are in the header
+  std::int32_t merges;    ///< 0: no plan in these arrays has anything to merge, so that no merge is launched
   const FusedPlanHeader* header;
   const FusedSegment* segments;
   const GatheredToken* gathered;

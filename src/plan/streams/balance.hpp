@@ -1,7 +1,8 @@
 #pragma once
 // Which workers take wide tiles, and where each worker's spans of the two lines begin. Both lines are laid out by cost: a
 // stream costs what its blocks or steps do, and a fixed part. Equal spans of that line are equal work, so that a span's
-// place has a closed form; all splits of the workers are compared by what even spans would take, and those near the best by the very cuts they would lead to.
+// place has a closed form; splits of the workers are compared by what even spans would take, and those near the best one
+// by the very cuts they would lead to.
 
 #include "packs.hpp"
 
@@ -269,42 +270,32 @@ struct Candidates {
   }
 };
 
-/// A few neighbouring gangs of a candidate are an item: all at once on a device, and each place between two is found once.
+/// Every gang of every candidate by itself: a place has to be found twice, but on a device with threads enough none waits.
 struct CostSplits {
   static constexpr const char* kLabel = "espalier::StreamPlan::cost_splits";
-  static constexpr std::int32_t kGangs = 2;
 
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
     const Candidates candidates(c);
-    return candidates.count * div_up(candidates.splits.most_gangs, kGangs);
+    return candidates.count * candidates.splits.most_gangs;
   }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
-    return (kSplitsBefore + kSplitsFrom) * div_up(c.workers, kGangs);
-  }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return (kSplitsBefore + kSplitsFrom) * c.workers; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     const Candidates candidates(c);
-    const std::int32_t shares = div_up(candidates.splits.most_gangs, kGangs);
-    const std::int32_t number = candidates.first + i / shares;
-    const std::int32_t gangs = candidates.splits.gangs(number), gang = i % shares * kGangs;
+    const std::int32_t number = candidates.first + i / candidates.splits.most_gangs;
+    const std::int32_t gangs = candidates.splits.gangs(number), gang = i % candidates.splits.most_gangs;
     if (gang >= gangs) return;
     const WideLine line(c);
     const WideSpans spans(line, gangs);
-    std::int64_t longest = 0, partials = 0;
-    std::int32_t pieces = 0;
-    WideLine::Place begin = spans.begin_of(gang);
-    for (std::int32_t next = gang + 1; next <= Kokkos::min(gang + kGangs, gangs); ++next) {
-      const WideLine::Place end = spans.begin_of(next, begin.number);
-      const std::int32_t own = WideLine::pieces(begin.cut, end.cut);
-      longest = Kokkos::max(longest, (end.blocks_before - begin.blocks_before) * line.block + own * line.fixed);
-      pieces += own;
-      if (own > 0) partials += end.pairs;
-      begin = end;
-    }
+    const WideLine::Place begin = spans.begin_of(gang);
+    const WideLine::Place end = spans.begin_of(gang + 1, begin.number);
+    const std::int32_t pieces = WideLine::pieces(begin.cut, end.cut);
+    if (pieces == 0) return;
+    const std::int64_t time = (end.blocks_before - begin.blocks_before) * line.block + pieces * line.fixed;
     Split& split = c.splits[number];
-    Kokkos::atomic_max(&split.longest, std::uint32_t(Kokkos::min<std::int64_t>(longest / kNanosecond, UINT32_MAX)));
+    Kokkos::atomic_max(&split.longest, std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX)));
     Kokkos::atomic_add(&split.pieces, pieces);
-    if (partials > 0) Kokkos::atomic_add(&split.partials, std::uint32_t(partials));
+    if (end.pairs > 0) Kokkos::atomic_add(&split.partials, std::uint32_t(end.pairs));
   }
 
   /// The gangs' wide times together.

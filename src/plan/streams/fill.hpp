@@ -170,8 +170,8 @@ struct FillTiles {
     c.piece_pairs[c.streams[piece.stream].pieces + piece.index] = pairs.packed();
     tile.pair_begin = std::int32_t(strip.pair_begin + pairs.lo);
     tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
-    tile.partial_begin = std::int32_t(NarrowPiece::first_slot(c, piece.stream) +
-                                      std::int64_t(piece.index) * strip.pairs + pairs.lo);
+    tile.partial_begin =
+        std::int32_t(NarrowPiece::first_slot(c, piece.stream) + std::int64_t(piece.index) * strip.pairs + pairs.lo);
     tile.kv_head = std::uint16_t(piece.stream - number * c.kv_heads);
     if (is_direct(pack, c.streams[piece.stream + 1].pieces - c.streams[piece.stream].pieces))
       tile.flags |= detail::kTileDirect;
@@ -397,9 +397,10 @@ struct FillLists {
     const std::int32_t begin = Kokkos::min(team_begin + share * team.team_rank(), lists);
     const std::int32_t end = Kokkos::min(begin + share, lists);
     std::int32_t before = 0;
-    Kokkos::parallel_reduce(
-        Kokkos::TeamThreadRange(team, team.league_rank()),
-        [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
+    if (team.league_rank() > 0)
+      Kokkos::parallel_reduce(
+          Kokkos::TeamThreadRange(team, team.league_rank()),
+          [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
     std::int32_t own = 0;
     for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
     std::int64_t place = std::int64_t(before) + team.team_scan(own);

@@ -14,10 +14,10 @@ struct Grow {
 
   KOKKOS_FUNCTION void operator()(std::int32_t first) const {
     const Totals& totals = *c.totals;
-    const std::int32_t fits = totals.fits;  // all are loaded before the first is waited for
+    if (totals.fits == 0) return;
     const std::int64_t narrow = totals.streams.pieces;
     const std::int64_t tiles = narrow + (std::int64_t(totals.workers.wide_pieces) << c.gang_bits());
-    const std::int64_t all = fits != 0 ? tiles + totals.need_segments : 0;
+    const std::int64_t all = tiles + totals.need_segments;
     for (std::int64_t i = first; i < all; i += stride) {
       if (i < narrow)
         narrow_tile(i);

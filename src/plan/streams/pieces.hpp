@@ -70,6 +70,11 @@ struct Strip {
   }
 };
 
+/// A narrow stream's one piece is all that its pairs see.
+KOKKOS_INLINE_FUNCTION bool is_direct(const Pack& pack, std::int64_t pieces) {
+  return pieces == 1 && pack.below_wide == 0 && (pack.steps == 0 || pack.gathered == 0);
+}
+
 /// Numbers the narrow pieces; says whether all fits.
 struct SumPieces {
   static constexpr const char* kLabel = "espalier::StreamPlan::sum_pieces";
@@ -84,7 +89,7 @@ struct SumPieces {
     const std::int32_t length = c.lists[number + 1].steps_before - list.steps_before;
     StreamSums sums;
     sums.pieces = NarrowPieces{c}.count(stream, length);
-    sums.slots = sums.pieces * Strip(c, list.row, list.part).pairs;
+    sums.slots = is_direct(c.pack[list.row], sums.pieces) ? 0 : sums.pieces * Strip(c, list.row, list.part).pairs;
     c.streams[stream] = sums;
     return sums;
   }
@@ -202,6 +207,14 @@ KOKKOS_INLINE_FUNCTION void SumPieces::check_capacity(const Context& c) {
                     : 0;
 }
 
+/// No token lies on the row's path.
+KOKKOS_INLINE_FUNCTION bool sees_nothing(const detail::TreeView& tree, std::int32_t row) {
+  if (tree.row_visible[row] > 0) return false;
+  std::int32_t node = tree.parent[tree.row_node[row]];
+  while (node >= 0 && tree.tokens[node] == 0) node = tree.parent[node];
+  return node < 0;
+}
+
 /// The pairs of one merge list, and what covers them. A thread takes one of merge_parts parts of a list, which follow each
 /// other in it: every pack and row tile is several loads that wait for each other, and these parts do so side by side.
 struct PairBlock {
@@ -263,26 +276,22 @@ struct PairBlock {
     if (merge_part != 0) return;
     std::int32_t begin = -1;
     for (std::int32_t r = row; r <= row_end; ++r) {
-      const bool empty = r < row_end && sees_nothing(r);
+      const bool empty = r < row_end && sees_nothing(c.tree, r);
       if (empty && begin < 0) begin = r;
       if (empty || begin < 0) continue;
       visit(Kokkos::max(pair_begin, std::int64_t(begin) * c.group), Kokkos::min(pair_end, std::int64_t(r) * c.group));
       begin = -1;
     }
   }
-
- private:
-  KOKKOS_FUNCTION bool sees_nothing(std::int32_t r) const {
-    if (c.tree.row_visible[r] > 0) return false;
-    std::int32_t node = c.tree.parent[c.tree.row_node[r]];
-    while (node >= 0 && c.tree.tokens[node] == 0) node = c.tree.parent[node];
-    return node < 0;
-  }
 };
 
-/// A narrow stream's one piece is all that its pairs see.
-KOKKOS_INLINE_FUNCTION bool is_direct(const Pack& pack, std::int64_t pieces) {
-  return pieces == 1 && pack.below_wide == 0 && (pack.steps == 0 || pack.gathered == 0);
+/// A plan without room for two partials of a row launches no merge, unless its rows are wider than a tile, so that less than
+/// two of a row may have to be merged.
+KOKKOS_INLINE_FUNCTION bool always_merges(std::int32_t group) { return group > detail::kNarrowPairs; }
+
+/// Partials that are room for where there is anything to merge. Rows that see nothing have none, but the merge writes their results.
+KOKKOS_INLINE_FUNCTION std::int64_t least_partials(const Context& c) {
+  return always_merges(c.group) ? 0 : std::int64_t(2) * c.group;
 }
 
 /// Merge list l is that of pair block l / kv_heads and KV head l % kv_heads; item i is part i % merge_parts of list
@@ -316,7 +325,9 @@ struct CountEntries {
     }
     block.for_each_empty([&](std::int64_t, std::int64_t) { ++entries; });
     c.merge_count[i] = entries;
-    if (entries > 0) Kokkos::atomic_add(&c.share_entries[i / kMergeShare], entries);
+    if (entries == 0) return;
+    Kokkos::atomic_add(&c.share_entries[i / kMergeShare], entries);
+    Kokkos::atomic_max(&c.totals->need_partials, least_partials(c));
   }
 };
 

@@ -194,8 +194,11 @@ PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, c
   const Context c = storage.context(config, options, view_of(snapshot));
   CutTree{}(OnHost(c), c);
   const Totals& need = *c.totals;
+  std::int64_t partials = need.need_partials;
+  for (std::int32_t row = 0; row < c.tree.rows; ++row)
+    if (sees_nothing(c.tree, row)) partials = std::max(partials, least_partials(c));
   return exact_capacity(snapshot, std::max(need.need_segments, need.need_gathered), need.need_tiles,
-                        div_up(need.need_partials, std::int64_t(config.heads.group())));
+                        div_up(partials, std::int64_t(config.heads.group())));
 }
 
 template <ExecutionSpace Exec>
@@ -228,6 +231,7 @@ detail::FusedPlanView StreamPlan<Exec>::view() const {
   detail::FusedPlanView view{};
   view.workers = impl_->config.workers;
   view.max_rows = impl_->config.capacity.rows;
+  view.merges = impl_->config.capacity.partials > 1 || always_merges(impl_->config.heads.group()) ? 1 : 0;
   view.header = storage.header.data();
   view.segments = storage.segments.data();
   view.gathered = storage.gathered.data();

@@ -3,7 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <deque>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -86,24 +90,161 @@ struct CUlaunchConfig {
   unsigned numAttrs;
 };
 
+struct CUDA_KERNEL_NODE_PARAMS {
+  CUfunction func;
+  unsigned gridDimX, blockDimX, sharedMemBytes;
+  void** kernelParams;
+  void** extra;
+};
+
+namespace espalier::emulator {
+
+struct Node {
+  CUDA_KERNEL_NODE_PARAMS launch;
+  std::vector<unsigned char> params;  ///< those of `launch` may be gone
+
+  Node(const CUDA_KERNEL_NODE_PARAMS& given, const void* bytes) : launch(given) { enter(bytes); }
+  void enter(const void* bytes) {
+    const auto* begin = static_cast<const unsigned char*>(bytes);
+    params.assign(begin, begin + launch.func->params_bytes);
+  }
+};
+using Graph = std::deque<Node>;
+
+/// A graph as it was when it was instantiated; `original` tells which node is which.
+struct GraphExec {
+  const Graph* original;
+  Graph nodes;
+};
+
+/// What is captured at the moment, and in which stream.
+inline Graph* captured = nullptr;
+inline cudaStream_t captured_stream = nullptr;
+inline int launched_graphs = 0, live_graphs = 0;
+
+inline void run_node(const Node& node) {
+  alignas(64) unsigned char params[4096];
+  std::memcpy(params, node.params.data(), node.params.size());
+  node.launch.func->run(node.launch.gridDimX, node.launch.blockDimX, node.launch.sharedMemBytes, params);
+}
+
+}  // namespace espalier::emulator
+
 /// Of kernels with one parameter.
 inline CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction kernel, void** params, void**) {
-  kernel->run(config->gridDimX, config->blockDimX, config->sharedMemBytes, params[0]);
+  const espalier::emulator::Node node(
+      {kernel, config->gridDimX, config->blockDimX, config->sharedMemBytes, nullptr, nullptr}, params[0]);
+  if (espalier::emulator::captured && config->hStream == espalier::emulator::captured_stream)
+    espalier::emulator::captured->push_back(node);
+  else
+    espalier::emulator::run_node(node);
   return CUDA_SUCCESS;
+}
+
+using CUgraphNode = espalier::emulator::Node*;
+using cudaGraphNode_t = CUgraphNode;
+using cudaGraph_t = espalier::emulator::Graph*;
+using cudaGraphExec_t = espalier::emulator::GraphExec*;
+using CUgraphExec = cudaGraphExec_t;
+
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+enum { cudaStreamNonBlocking };
+
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, int) {
+  *stream = new char;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete static_cast<char*>(stream);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const bool is_captured = espalier::emulator::captured && stream == espalier::emulator::captured_stream;
+  *status = is_captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (espalier::emulator::captured) return cudaErrorInvalidValue;
+  espalier::emulator::captured = new espalier::emulator::Graph;
+  espalier::emulator::captured_stream = stream;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  *graph = std::exchange(espalier::emulator::captured, nullptr);
+  ++espalier::emulator::live_graphs;
+  return cudaSuccess;
+}
+
+/// The nodes of a chain, or its first one alone.
+inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, std::size_t* count) {
+  for (std::size_t i = 0; i < graph->size() && i < *count; ++i) nodes[i] = &(*graph)[i];
+  *count = graph->size();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, std::size_t* count) {
+  *nodes = &graph->front();
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned) {
+  *exec = new espalier::emulator::GraphExec{graph, *graph};
+  ++espalier::emulator::live_graphs;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  --espalier::emulator::live_graphs;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  --espalier::emulator::live_graphs;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+  for (const auto& node : exec->nodes) espalier::emulator::run_node(node);
+  ++espalier::emulator::launched_graphs;
+  return cudaSuccess;
+}
+inline CUresult cuGraphKernelNodeGetParams(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS* params) {
+  *params = node->launch;
+  return CUDA_SUCCESS;
+}
+inline CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
+                                               const CUDA_KERNEL_NODE_PARAMS* params) {
+  for (std::size_t i = 0; i < exec->nodes.size(); ++i) {
+    if (node == &(*exec->original)[i]) {
+      exec->nodes[i] = {*params, params->kernelParams[0]};
+      return CUDA_SUCCESS;
+    }
+  }
+  return CUDA_ERROR_INVALID_VALUE;
 }
 
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 enum { cudaEnableDefault };
 
-/// Knows the four functions.
+/// Knows the functions above.
 inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, int,
                                                     cudaDriverEntryPointQueryResult* found) {
-  const std::string_view symbol = name;
-  *function = symbol == "cuTensorMapEncodeTiled"      ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled)
-              : symbol == "cuTensorMapReplaceAddress" ? reinterpret_cast<void*>(&cuTensorMapReplaceAddress)
-              : symbol == "cuKernelGetFunction"       ? reinterpret_cast<void*>(&cuKernelGetFunction)
-              : symbol == "cuLaunchKernelEx"          ? reinterpret_cast<void*>(&cuLaunchKernelEx)
-                                                      : nullptr;
+  struct Function {
+    std::string_view name;
+    void* address;
+  };
+  const auto entry = [](std::string_view symbol, auto* address) {
+    return Function{symbol, reinterpret_cast<void*>(address)};
+  };
+  *function = nullptr;
+  for (const Function& known :
+       {entry("cuTensorMapEncodeTiled", &cuTensorMapEncodeTiled),
+        entry("cuTensorMapReplaceAddress", &cuTensorMapReplaceAddress),
+        entry("cuKernelGetFunction", &cuKernelGetFunction), entry("cuLaunchKernelEx", &cuLaunchKernelEx),
+        entry("cuGraphKernelNodeGetParams", &cuGraphKernelNodeGetParams),
+        entry("cuGraphExecKernelNodeSetParams", &cuGraphExecKernelNodeSetParams)}) {
+    if (known.name == name) *function = known.address;
+  }
   *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }

@@ -96,6 +96,7 @@ void run_kernel(unsigned blocks, unsigned threads, std::size_t shared_bytes, voi
 /// A kernel whose type is no longer known.
 struct Kernel {
   std::function<void(unsigned blocks, unsigned threads, std::size_t shared_bytes, const void* params)> run;
+  std::size_t params_bytes;
 };
 
 }  // namespace espalier::emulator
@@ -116,6 +117,7 @@ cudaError_t cudaGetKernel(cudaKernel_t* handle, void (*kernel)(Params)) {
   (*handle)->run = [=](unsigned blocks, unsigned threads, std::size_t shared_bytes, const void* params) {
     espalier::emulator::run_kernel(blocks, threads, shared_bytes, kernel, *static_cast<const Params*>(params));
   };
+  (*handle)->params_bytes = sizeof(Params);
   return cudaSuccess;
 }
 
@@ -177,7 +179,9 @@ inline int __reduce_add_sync(unsigned, int value) {
   });
 }
 
-inline int __all_sync(unsigned, int condition) { return __reduce_add_sync(0, condition != 0) == espalier::emulator::kLanes; }
+inline int __all_sync(unsigned, int condition) {
+  return __reduce_add_sync(0, condition != 0) == espalier::emulator::kLanes;
+}
 
 template <class Value>
 Value atomicAdd(Value* counter, Value more) {

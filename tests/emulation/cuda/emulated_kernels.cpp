@@ -73,6 +73,22 @@ void emulated_sm90_attend(const AttendParams& params, const FusedPlanView& plan,
 
 int emulated_maps_encoded() { return encoded_maps; }
 
+int emulated_graph_launches() { return emulator::launched_graphs; }
+int emulated_live_graphs() { return emulator::live_graphs; }
+
+void run_captured(const std::function<void()>& enqueue, int times) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeRelaxed);
+  enqueue();
+  cudaStreamEndCapture(nullptr, &graph);
+  cudaGraphInstantiate(&exec, graph, 0);
+  for (int i = 0; i < times; ++i) cudaGraphLaunch(exec, nullptr);
+  emulator::launched_graphs -= times;
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+}
+
 std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
   return {{.name = "cuda-sm90-emulated",
            .backend = space,

@@ -2,6 +2,7 @@
 // The CUDA kernels of backends/cuda and the SIMT ones, run lane by lane on the CPU. All pointers are to host memory.
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,13 @@ void emulated_sm90_attend(const espalier::detail::AttendParams& params, const es
 
 /// How many tensor maps the emulated driver has encoded, in all.
 int emulated_maps_encoded();
+
+/// How many attentions were enqueued as graphs that a thread has kept, and how many graphs, of either kind, there are.
+int emulated_graph_launches();
+int emulated_live_graphs();
+
+/// Captures what `enqueue` does in the null stream, then runs that so many times.
+void run_captured(const std::function<void()>& enqueue, int times);
 
 /// Entries for a list of fused kernels: "cuda-sm90-emulated", "cuda-sm80-emulated".
 /// @param space  name() of the execution space whose memory they read and write; must outlive the list

@@ -6,8 +6,11 @@
 #include <catch2/catch_test_macros.hpp>
 #include <cmath>
 #include <deque>
+#include <functional>
+#include <limits>
 #include <optional>
 #include <random>
+#include <thread>
 #include <type_traits>
 
 #include "plan/streams/stream_plan.hpp"
@@ -64,10 +67,22 @@ class EmulatedProblem {
   }
 
   Result attend() {
-    if (rows_ > 0) {  // the library's attend() launches nothing otherwise
-      emulated_sm90_attend(params_of(problem_, heads_, choices_.setup), view(), rows_, choices_.timing);
-    }
-    return problem_.result(exec_);
+    if (rows_ > 0) enqueue({});  // the library's attend() launches nothing otherwise
+    return result();
+  }
+
+  /// @param edit  (params) may change what is asked for
+  void enqueue(const std::function<void(espalier::detail::AttendParams&)>& edit) {
+    espalier::detail::AttendParams params = params_of(problem_, heads_, choices_.setup);
+    if (edit) edit(params);
+    emulated_sm90_attend(params, view(), rows_, choices_.timing);
+  }
+
+  Result result() { return problem_.result(exec_); }
+
+  void clear() {
+    Kokkos::deep_copy(problem_.out(), from_float<Element>(std::numeric_limits<float>::quiet_NaN()));
+    Kokkos::deep_copy(problem_.lse(), std::numeric_limits<float>::quiet_NaN());
   }
 
  private:
@@ -311,6 +326,72 @@ TEST_CASE("tensor maps are encoded once for the layers of one shape, in emulated
   for (int round = 0; round < 2; ++round) {  // layers that come back, some of which have lost their place
     for (Layer& layer : layers) maps_encoded_by(layer);
   }
+}
+
+TEST_CASE("layers that come back are enqueued as graphs, which follow their arguments, in emulated kernels of sm_90",
+          "[emulation]") {
+  const Tree tree{"siblings", {{-1, 70}, {0, 20}, {0, 12}}, {{1}, {2}}};
+  const HeadShape heads{4, 1, 64};
+  const Inputs inputs = random_inputs<float16>(tree, heads, 5), other_inputs = random_inputs<float16>(tree, heads, 6);
+  Choices choices;
+  choices.setup.workers = 3;
+  EmulatedProblem<float16> problem(tree, heads, inputs, choices, tree), other(tree, heads, other_inputs, choices, tree);
+  const auto expects = [&](EmulatedProblem<float16>& of, const Inputs& given, const AttendOptions& options,
+                           bool as_graph) {
+    const auto edit = [&](espalier::detail::AttendParams& params) { params.soft_cap = float(options.soft_cap); };
+    const int before = emulated_graph_launches();
+    of.clear();
+    of.enqueue(edit);
+    CHECK(emulated_graph_launches() - before == (as_graph ? 1 : 0));
+    const Result result = of.result();
+    CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, given, options), heads, Scalar::f16,
+                       tolerance_of(tree, heads, given, options, kUnit<float16>)) == "");
+  };
+  AttendOptions plain, capped;
+  capped.soft_cap = 2.0f;
+  const int graphs = emulated_live_graphs();
+  std::thread([&] {
+    expects(problem, inputs, plain, false);  // who comes once needs no graph
+    expects(problem, inputs, plain, true);
+    expects(problem, inputs, plain, true);    // the same again
+    expects(problem, inputs, capped, false);  // other kernels
+    expects(problem, inputs, plain, true);
+    expects(problem, inputs, capped, false);
+    expects(problem, inputs, capped, true);
+    expects(problem, inputs, capped, true);
+    other.attend();
+    expects(other, other_inputs, plain, true);
+    expects(other, other_inputs, plain, true);
+    problem.attend();
+    expects(problem, inputs, plain, true);
+    // The rows of another problem: q, out and lse are others, K and V are not.
+    espalier::detail::AttendParams theirs;
+    const auto borrow = [&](espalier::detail::AttendParams& params) { theirs = params; };
+    other.enqueue(borrow);
+    const auto lend = [&](espalier::detail::AttendParams& params) {
+      params.q = theirs.q;
+      params.out = theirs.out;
+      params.lse = theirs.lse;
+    };
+    Inputs mixed = inputs;
+    mixed.q = other_inputs.q;
+    other.clear();
+    const int before = emulated_graph_launches();
+    problem.enqueue(lend);
+    CHECK(emulated_graph_launches() - before == 1);
+    const Result result = other.result();
+    CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, mixed), heads, Scalar::f16,
+                       tolerance_of(tree, heads, mixed, {}, kUnit<float16>)) == "");
+    // In a capture there is no graph within the graph.
+    problem.clear();
+    run_captured([&] { problem.enqueue({}); }, 2);
+    CHECK(emulated_graph_launches() - before == 1);
+    const Result captured = problem.result();
+    CHECK(disagreement(captured.out, captured.lse, oracle_of(tree, heads, inputs), heads, Scalar::f16,
+                       tolerance_of(tree, heads, inputs, {}, kUnit<float16>)) == "");
+    CHECK(emulated_live_graphs() >= graphs + 2);
+  }).join();
+  CHECK(emulated_live_graphs() == graphs);  // a thread takes its graphs with it
 }
 
 TEST_CASE("kernels of sm_90 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {

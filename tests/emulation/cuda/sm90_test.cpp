@@ -394,6 +394,31 @@ TEST_CASE("layers that come back are enqueued as graphs, which follow their argu
   CHECK(emulated_live_graphs() == graphs);  // a thread takes its graphs with it
 }
 
+TEST_CASE("a graph is not taken for that of other heads with the same K, in emulated kernels of sm_90", "[emulation]") {
+  const Tree tree{"siblings", {{-1, 70}, {0, 20}, {0, 12}}, {{1}, {2}}};
+  const HeadShape few{20, 1, 64}, many{80, 1, 64};  // whose merges are larger
+  const Inputs few_inputs = random_inputs<float16>(tree, few, 7);
+  Inputs many_inputs = random_inputs<float16>(tree, many, 8);
+  many_inputs.k = few_inputs.k;
+  many_inputs.v = few_inputs.v;
+  Choices choices;
+  choices.setup.workers = 3;
+  choices.chains = false;
+  EmulatedProblem<float16> first(tree, few, few_inputs, choices, tree), second(tree, many, many_inputs, choices, tree);
+  espalier::detail::AttendParams shared;
+  for (int i = 0; i < 3; ++i) first.enqueue([&](espalier::detail::AttendParams& params) { shared = params; });
+  for (int i = 0; i < 3; ++i) {
+    second.clear();
+    second.enqueue([&](espalier::detail::AttendParams& params) {
+      params.k = shared.k;
+      params.v = shared.v;
+    });
+    const Result result = second.result();
+    CHECK(disagreement(result.out, result.lse, oracle_of(tree, many, many_inputs), many, Scalar::f16,
+                       tolerance_of(tree, many, many_inputs, {}, kUnit<float16>)) == "");
+  }
+}
+
 TEST_CASE("kernels of sm_90 take 16-bit types of five head sizes where everything is aligned", "[emulation]") {
   const auto takes = []<class Element>(Element, int head_dim, CacheLayout layout, int block_tokens) {
     return answer<Element>(emulated_cuda_kernels("").front().why_not_params, head_dim, layout, block_tokens);

@@ -221,17 +221,35 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams that lacks one segment, tile or parti
   }
 }
 
+/// A plan of streams, and the tree that it was made for.
+template <class Exec>
+struct Planned {
+  TreeArrays<Exec> arrays;
+  StreamPlan<Exec> plan;
+
+  Planned(const Exec& exec, const TreeSnapshot& snapshot, const PlanConfig& config)
+      : arrays(exec, snapshot), plan(exec, config) {
+    plan.update(exec, arrays.view());
+    exec.fence();
+  }
+};
+
+/// For 32/8/128 heads, with room for this tree alone.
+template <class Exec>
+PlanConfig model_config(const Exec& exec, const TreeSnapshot& snapshot, std::int32_t workers) {
+  PlanConfig config;
+  config.heads = {32, 8, 128};
+  config.scalar = Scalar::bf16;
+  config.workers = workers;
+  config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec);
+  return config;
+}
+
 TEMPLATE_LIST_TEST_CASE("a plan of streams has no merge where its capacity says that nothing can need one", "[streams]",
                         ExecutionSpaces) {
   const TestType exec;
   const auto sequences = [](std::int32_t first, std::int32_t second) {
     return make_snapshot(std::vector<NodeSpec>{{-1, first}, {-1, second}}, {}, 16);
-  };
-  const auto planned = [&](const TreeSnapshot& snapshot, const PlanConfig& config) {
-    StreamPlan<TestType> plan(exec, config);
-    plan.update(exec, TreeArrays<TestType>(exec, snapshot).view());
-    exec.fence();
-    return plan;
   };
   for (const auto& [heads, always_merges] : {std::pair{HeadShape{8, 2, 4}, false}, {HeadShape{34, 2, 4}, true}}) {
     PlanConfig config;
@@ -243,23 +261,23 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams has no merge where its capacity says 
     const TreeSnapshot whole = sequences(30, 20);
     config.capacity = exact(whole);
     CHECK(config.capacity.partials == 1);
-    CHECK((planned(whole, config).view().merges != 0) == always_merges);
+    CHECK((Planned(exec, whole, config).plan.view().merges != 0) == always_merges);
 
     // A row that sees nothing is written by the merge.
     const TreeSnapshot empty = sequences(30, 0);
-    const auto report_of_empty = [&] { return planned(empty, config).report(exec); };
+    const auto report_of_empty = [&] { return Planned(exec, empty, config).plan.report(exec); };
     if (!always_merges)
       CHECK(wrong_error(ErrorCode::capacity_exceeded, "2 partials (capacity 1)", report_of_empty) == "");
     config.capacity = exact(empty);
-    CHECK(planned(empty, config).view().merges != 0);
+    CHECK(Planned(exec, empty, config).plan.view().merges != 0);
     CHECK(report_of_empty().rows == 2);
 
     std::vector<NodeSpec> shared(8, NodeSpec{0, 20});  // too many pairs for a narrow tile below it
     shared[0] = {-1, 90};
     const TreeSnapshot cut = make_snapshot(shared, {}, 16);
     config.capacity = exact(cut);
-    CHECK(planned(cut, config).view().merges != 0);
-    CHECK(planned(cut, config).report(exec).merged_rows > 0);
+    CHECK(Planned(exec, cut, config).plan.view().merges != 0);
+    CHECK(Planned(exec, cut, config).plan.report(exec).merged_rows > 0);
   }
 }
 
@@ -297,15 +315,7 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams spreads trees with enough work within
       std::vector<NodeSpec> nodes{{-1, above}};
       for (std::int32_t i = 0; i < leaves; ++i) nodes.push_back({0, leaf});
       const TreeSnapshot snapshot = make_snapshot(nodes, {}, 16);
-      PlanConfig config;
-      config.heads = {32, 8, 128};
-      config.scalar = Scalar::bf16;
-      config.workers = 132;
-      config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
-      StreamPlan<TestType> plan(exec, config);
-      const TreeArrays<TestType> arrays(exec, snapshot);
-      plan.update(exec, arrays.view());
-      const PlanReport report = plan.report(exec);
+      const PlanReport report = Planned(exec, snapshot, model_config(exec, snapshot, 132)).plan.report(exec);
       if (report.predicted_us < kEnoughUs) continue;
       CHECK(report.imbalance < 0.08);  // 128 of 132 workers are whole gangs, and 120 are the next fewer
       ++plans;
@@ -319,15 +329,9 @@ TEMPLATE_LIST_TEST_CASE("wide streams of one node are not cut where cutting gain
   const std::vector<NodeSpec> nodes{{-1, 512}};
   const std::vector<RowSpec> rows(1024, RowSpec{0});
   const TreeSnapshot snapshot = make_snapshot(nodes, rows, 32);
-  PlanConfig config;
-  config.heads = {32, 8, 128};
-  config.scalar = Scalar::bf16;
-  config.workers = 88;  // 11 gangs for 32 streams: three each, but for one
-  config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
-  StreamPlan<TestType> plan(exec, config);
-  const TreeArrays<TestType> arrays(exec, snapshot);
-  plan.update(exec, arrays.view());
-  const FusedPlanArrays tiles = fused_plan_arrays(exec, plan.view(), config.heads);
+  const PlanConfig config = model_config(exec, snapshot, 88);  // 11 gangs for 32 streams: three each, but for one
+  const Planned planned(exec, snapshot, config);
+  const FusedPlanArrays tiles = fused_plan_arrays(exec, planned.plan.view(), config.heads);
   CHECK(tiles.wide_tiles.size() == 1024 * 4 / detail::kWidePairs * 8);  // rows * group / pairs of a tile * KV heads
   for (const detail::FusedTile& tile : tiles.wide_tiles) CHECK(tile.tokens == 512);
 }
@@ -339,15 +343,9 @@ TEMPLATE_LIST_TEST_CASE("narrow tiles of a small tree are one round of each work
   for (std::int32_t i = 0; i < 16; ++i) nodes.push_back({0, 256});
   for (std::int32_t i = 0; i < 64; ++i) nodes.push_back({1 + i / 4, 32});
   const TreeSnapshot snapshot = make_snapshot(nodes, {}, 32);
-  PlanConfig config;
-  config.heads = {32, 8, 128};
-  config.scalar = Scalar::bf16;
-  config.workers = 132;
-  config.capacity = StreamPlan<TestType>::required_capacity(snapshot, config, exec);
-  StreamPlan<TestType> plan(exec, config);
-  const TreeArrays<TestType> arrays(exec, snapshot);
-  plan.update(exec, arrays.view());
-  for (const detail::FusedWorker& worker : fused_plan_arrays(exec, plan.view(), config.heads).worker)
+  const PlanConfig config = model_config(exec, snapshot, 132);
+  const Planned planned(exec, snapshot, config);
+  for (const detail::FusedWorker& worker : fused_plan_arrays(exec, planned.plan.view(), config.heads).worker)
     CHECK(worker.narrow_end - worker.narrow_begin <= 8);
 }
 

@@ -20,13 +20,6 @@
 
 namespace espalier::plan::streams {
 
-/// Stands before loops that a compiler should not unroll: what a team runs once costs more to fetch than to compute.
-#if defined(__CUDACC__) || defined(__HIPCC__)
-#define ESPALIER_ROLLED _Pragma("unroll 1")
-#else
-#define ESPALIER_ROLLED
-#endif
-
 using derive::kRunsOnHost;
 using derive::light;
 
@@ -151,7 +144,7 @@ class OnTeam {
   /// What the lanes up to this one give.
   template <class Sum>
   KOKKOS_FUNCTION static Sum sum_up_to(Sum sum, [[maybe_unused]] int lane) {
-    KOKKOS_IF_ON_DEVICE((ESPALIER_ROLLED for (int distance = 1; distance < kLanes; distance *= 2) {
+    KOKKOS_IF_ON_DEVICE((for (int distance = 1; distance < kLanes; distance *= 2) {
       const Sum other = Kokkos::shfl_up(sum, distance, kLanes);
       if (lane >= distance) sum += other;
     }))

@@ -188,6 +188,7 @@ void compare(const Problem& problem) {
   PlannerConfig planner;
   planner.query_heads = problem.query_heads;
   planner.kv_heads = problem.kv_heads;
+  planner.stacks = 0;  // plans of streams have none
   const Tree tree = make_tree(workload, {});
   const Prediction host = predict(arrays_of(FusedPlanner(tree, planner).plan()));
   std::printf("%-55s %2d/%-2d | %7.1f %7.1f %6.3f | %3d %3d | %5zu %5zu | %5zu %5zu | %4zu %4zu | %7.1f %7.1f\n",

@@ -156,10 +156,10 @@ bool measure(const Options& options, const std::string& name, const Heads& heads
   if (target)
     std::printf(" peer %6.1f study %6.1f goal %6.1f%s", target->peer, target->study, target->goal,
                 total <= target->goal ? " ok  " : "     ");
-  std::printf(" err %.1e lse %.0e%s wide %d of %zu narrow %zu q %d partials %d predicted %.1f plan %.0f us\n",
-              error.norm, error.lse, good ? "" : " WRONG", plan.wide_workers, plan.wide_tiles.size(),
-              plan.narrow_tiles.size(), plan.header.queue_end - plan.header.queue_begin, plan.partials, plan.predicted,
-              plan_us);
+  std::printf(" err %.1e lse %.0e%s%s wide %d of %zu narrow %zu q %d partials %d predicted %.1f plan %.0f us\n",
+              error.norm, error.lse, good ? "" : " WRONG", plan.stacked ? " stacked" : "", plan.wide_workers,
+              plan.wide_tiles.size(), plan.narrow_tiles.size(), plan.header.queue_end - plan.header.queue_begin,
+              plan.partials, plan.predicted, plan_us);
   std::fflush(stdout);
   if (csv) {
     std::fprintf(csv, "\"%s\",%d,%d,%d,%s,%d,%.2f,%.2f,%.2f,%.0f,%.2f,%.2e\n", name.c_str(), heads.query, heads.kv,
@@ -203,6 +203,7 @@ bool validate_case(std::uint32_t seed, int head_dim, bool verbose) {
   config.gang = pick({4, 1, 2});
   if (random() % 4 == 0) config.large_bytes = 0;  // exercises the queue
   config.short_tokens = pick({16, 1, 200});
+  config.stacks = pick({0, 1});
   const perf::FusedPlan plan = perf::FusedPlanner(tree, config).plan();
   const DevicePlan device_plan(tree, plan, config.workers, dim);
   const FusedParams params = {problem.params(0), device_plan.view(), tree.rows(), true};
@@ -296,6 +297,14 @@ Options parse(int count, char** values) {
       o.planner.least_cut = std::stoi(next());
     else if (key == "--no-chains")
       o.planner.chains = false;
+    else if (key == "--stacks")
+      o.planner.stacks = std::stoi(next());
+    else if (key == "--merge")
+      o.planner.merge = std::stod(next());
+    else if (key == "--half-block")
+      o.planner.stack_half_block = std::stod(next());
+    else if (key == "--memory")
+      o.planner.memory_rate = std::stod(next());
     else if (key == "--short")
       o.planner.short_tokens = std::stoi(next());
     else {

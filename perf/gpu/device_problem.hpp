@@ -337,6 +337,7 @@ class DevicePlan {
     view_ = {workers,
              tree.rows(),
              plan.merge_entries.empty() ? 0 : 1,
+             plan.stacked ? 1 : 0,
              header_.data(),
              segments_.data(),
              gathered_.data(),

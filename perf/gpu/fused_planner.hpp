@@ -6,6 +6,10 @@
 // and every token that only they see (small subtrees, packed), plus copies of wide nodes that are too short to be worth
 // a wide tile. Workers get spans of the wide line and warps spans of the narrow one, such that all finish together; the
 // number of workers that take wide tiles is searched.
+//
+// Stacks: what up to 128 neighbouring pairs see, for one KV head: the nodes above that more pairs see, then the subtrees that
+// only they see, those of the first and those of the last 64 pairs by turns. Workers get spans of the line of all stacks, or
+// whole ones. A plan has streams or stacks, whichever is predicted to take less time.
 
 #include <algorithm>
 #include <cmath>
@@ -27,6 +31,7 @@ struct PlannerConfig {
   double wide_half_block = 1.05;  ///< at most 64 pairs x 128 tokens
   double wide_fixed = 0.7;        ///< of a wide tile
   double wide_chain = 1.2;        ///< more for a wide tile of several segments
+  double stack_half_block = 1.2;  ///< 128 slots of a stack that 64 of the pairs do not see
   double narrow_fixed = 2.85;     ///< of a narrow tile, for one of eight warps
   double narrow_step = 0.57;      ///< 16 tokens of it
   double narrow_segment = 0.81;   ///< a segment of it
@@ -45,6 +50,8 @@ struct PlannerConfig {
   int least_pack = 16;    ///< steps that neighbouring leaves may be packed to
   int least_cut = 4;      ///< steps that a narrow piece is cut to
   int wide_workers = -1;  ///< -1: searched
+  int stacks = -1;        ///< 0: never, 1: always, -1: where they are predicted to take less time
+  double merge = 2;       ///< microseconds of a merge that has something to do
 };
 
 struct FusedPlan {
@@ -58,6 +65,7 @@ struct FusedPlan {
   std::int32_t partials = 0;
   int wide_workers = 0;
   double predicted = 0;  ///< microseconds
+  bool stacked = false;  ///< all tiles are wide
 };
 
 class FusedPlanner {
@@ -68,23 +76,50 @@ class FusedPlanner {
   }
 
   FusedPlan plan() {
+    const bool possible = group_ <= detail::kWidePairs && config_.stacks != 0;
+    if (!possible || config_.stacks < 0) {
+      plan_in_lines();
+      if (!possible) return std::move(plan_);
+    }
+    for (const bool whole : {false, true}) {
+      FusedPlanner stacked(tree_, config_);
+      stacked.plan_in_stacks(whole);
+      const bool first = config_.stacks > 0 && !plan_.stacked;
+      if (first || stacked.plan_.predicted < plan_.predicted) plan_ = std::move(stacked.plan_);
+    }
+    return std::move(plan_);
+  }
+
+ private:
+  /// @param whole  stacks are not cut
+  void plan_in_stacks(bool whole) {
+    plan_.stacked = true;
+    find_stacks(whole);
+    balance_stacks(whole);
+    emit();
+  }
+
+  void plan_in_lines() {
     classify();
     find_wide_streams();
     find_narrow_streams();
     choose_constants();
     balance();
+    emit();
+  }
+
+  void emit() {
     emit_wide();
     emit_narrow();
     mark_direct();
     emit_merge_lists();
-    return std::move(plan_);
   }
 
- private:
   struct Chain {
     int node;  ///< the lowest of them
     int segment_begin, segment_end;
-    int tokens;  ///< of all its segments
+    int tokens;                ///< of all its segments
+    int half_begin, half_end;  ///< blocks of which one half of a tile sees nothing
   };
   struct WideStream {
     int chain, kv_head, pair_begin, pairs;  ///< up to gang_ row tiles, each kWidePairs behind the one before
@@ -109,6 +144,7 @@ class FusedPlanner {
 
   static constexpr int kWarps = 8;  ///< of a worker that take narrow tiles
 
+  [[nodiscard]] int slots(int tokens) const { return plan_.stacked ? detail::stack_slots(tokens) : tokens; }
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
   [[nodiscard]] int pairs_of(int node) const { return (tree_.row_end[at(node)] - tree_.row_begin[at(node)]) * group_; }
   /// Tokens that all rows of the node see.
@@ -184,9 +220,9 @@ class FusedPlanner {
       int tokens = 0;
       for (auto node = chain.rbegin(); node != chain.rend(); ++node) {
         if (tree_.tokens[at(*node)] > 0) add_segment(*node, tree_.tokens[at(*node)]);
-        tokens += tree_.tokens[at(*node)];
+        tokens += slots(tree_.tokens[at(*node)]);
       }
-      chains_.push_back({i, segment_begin, static_cast<int>(plan_.segments.size()), tokens});
+      chains_.push_back({i, segment_begin, static_cast<int>(plan_.segments.size()), tokens, 0, 0});
       const int tiles = (pairs_of(i) + detail::kWidePairs - 1) / detail::kWidePairs;
       while (tiles % gang_ != 0) gang_ /= 2;
     }
@@ -200,6 +236,148 @@ class FusedPlanner {
         }
       }
     }
+  }
+
+  struct Stack {
+    int row_begin, row_end;
+    int above;  ///< the lowest node that sees them and has more than kWidePairs pairs; -1: none
+  };
+  [[nodiscard]] bool is_big(int node) const { return pairs_of(node) > detail::kWidePairs; }
+
+  /// All rows from left to right. Rows of a small subtree stay together.
+  [[nodiscard]] std::vector<Stack> rows_of_stacks() const {
+    std::vector<int> root_of_row(at(tree_.rows()), -1);  // outermost small subtree, in the row where it begins
+    for (int i = tree_.nodes() - 1; i >= 0; --i) {       // ancestors come last and win
+      const int parent = tree_.parent[at(i)];
+      if (!is_big(i) && pairs_of(i) > 0 && (parent < 0 || is_big(parent))) root_of_row[at(tree_.row_begin[at(i)])] = i;
+    }
+    std::vector<Stack> stacks;
+    for (int r = 0; r < tree_.rows();) {
+      const int root = root_of_row[at(r)], end = root >= 0 ? tree_.row_end[at(root)] : r + 1;
+      const int above = root >= 0 ? tree_.parent[at(root)] : tree_.row_node[at(r)];
+      if (!stacks.empty() && stacks.back().above == above &&
+          (end - stacks.back().row_begin) * group_ <= detail::kWidePairs)
+        stacks.back().row_end = end;
+      else
+        stacks.push_back({r, end, above});
+      r = end;
+    }
+    return stacks;
+  }
+
+  /// A node whose rows fill more tiles in stacks than by itself by an eighth gets tiles of its own: then it is alone.
+  void find_stacks(bool whole) {
+    gang_ = 1;
+    const std::vector<Stack> stacks = rows_of_stacks();
+    std::vector<int> stacks_below(at(tree_.nodes()), 0);
+    for (const Stack& stack : stacks) {
+      for (int i = stack.above; i >= 0; i = tree_.parent[at(i)]) ++stacks_below[at(i)];
+    }
+    std::vector<bool> alone(at(tree_.nodes()), false);
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      const int tokens = tree_.tokens[at(i)], tiles = (pairs_of(i) + detail::kWidePairs - 1) / detail::kWidePairs;
+      if (pairs_of(i) > 0) bytes_ += tokens * step_bytes() / 16 * config_.kv_heads;
+      alone[at(i)] = is_big(i) && tokens >= config_.short_tokens && 8 * stacks_below[at(i)] > 9 * tiles;
+      if (!alone[at(i)]) continue;
+      const int segment = add_segment(i, tokens);
+      add_stack_streams({tree_.row_begin[at(i)], tree_.row_end[at(i)], i}, segment, slots(tokens), 0, 0);
+    }
+    int node = 0;
+    for (std::size_t number = 0; number < stacks.size(); ++number) {
+      const double turn = static_cast<double>(number) * 0.6180339887;
+      add_stack(stacks[number], alone, node, whole ? turn - std::floor(turn) : 0.0);
+    }
+    std::stable_sort(wide_.begin(), wide_.end(),
+                     [](const WideStream& a, const WideStream& b) { return a.kv_head < b.kv_head; });
+  }
+
+  /// @param node  the first that does not come before the stack's rows; goes on behind them
+  /// @param turn  share of what is above that comes last. Workers that take whole stacks then reach subtrees at different
+  ///              times, so that memory is asked for all the time.
+  void add_stack(const Stack& stack, const std::vector<bool>& alone, int& node, double turn) {
+    const int segment_begin = static_cast<int>(plan_.segments.size());
+    std::vector<int> above;
+    int above_slots = 0;
+    for (int i = stack.above; i >= 0; i = tree_.parent[at(i)]) {
+      if (alone[at(i)] || tree_.tokens[at(i)] == 0) continue;
+      above.insert(above.begin(), i);
+      above_slots += slots(tree_.tokens[at(i)]);
+    }
+    const auto add_above = [&](int from, int to) {
+      int first = 0;
+      for (int i : above) {
+        const int begin = std::max(from - first, 0), end = std::min(to - first, tree_.tokens[at(i)]);
+        if (begin < end) add_segment(i, end - begin, begin);
+        first += slots(tree_.tokens[at(i)]);
+      }
+    };
+    const int cut = static_cast<int>(turn * (above_slots / 128)) * 128;
+    add_above(cut, above_slots);
+    int place = above_slots - cut;
+    struct Part {
+      int node, first, tokens;
+    };
+    std::vector<Part> halves[2];
+    const int middle = stack.row_begin * group_ + detail::kWidePairs / 2;
+    for (; node < tree_.nodes() && tree_.row_begin[at(node)] < stack.row_end; ++node) {
+      const int begin = tree_.row_begin[at(node)] * group_, end = tree_.row_end[at(node)] * group_;
+      const int tokens = tree_.tokens[at(node)];
+      if (is_big(node) || begin == end || tokens == 0) continue;
+      if (begin < middle && middle < end) {
+        add_segment(node, tokens);
+        place += slots(tokens);
+      } else {
+        halves[begin < middle ? 0 : 1].push_back({node, 0, tokens});
+      }
+    }
+    const int half_begin = place;
+    std::size_t next[2] = {0, 0};
+    for (int half = 0; next[0] < halves[0].size() || next[1] < halves[1].size(); half ^= 1) {
+      while (next[half] < halves[half].size()) {  // up to the end of a block
+        Part& part = halves[half][next[half]];
+        const int now = std::min(part.tokens, 128 - place % 128);
+        add_segment(part.node, now, part.first);
+        part.first += now;
+        part.tokens -= now;
+        place += slots(now);
+        if (part.tokens == 0) ++next[half];
+        if (place % 128 == 0) break;
+      }
+    }
+    add_above(0, cut);
+    add_stack_streams(stack, segment_begin, place + cut, half_begin, place);
+  }
+
+  /// @param half_begin  slots [half_begin, half_end) are seen by one half of the pairs
+  void add_stack_streams(const Stack& stack, int segment_begin, int slots, int half_begin, int half_end) {
+    if (slots == 0) return;
+    const int first_half = (half_begin + 127) / 128;
+    chains_.push_back({stack.above, segment_begin, static_cast<int>(plan_.segments.size()), slots, first_half,
+                       std::max(first_half, half_end / 128)});
+    const int chain = static_cast<int>(chains_.size()) - 1, pair_end = stack.row_end * group_;
+    for (int pair = stack.row_begin * group_; pair < pair_end; pair += detail::kWidePairs) {
+      for (int head = 0; head < config_.kv_heads; ++head)
+        wide_.push_back({chain, head, pair, std::min(pair_end - pair, detail::kWidePairs), (slots + 127) / 128});
+    }
+  }
+
+  void balance_stacks(bool whole) {
+    const std::vector<Cost> line = costs_of(wide_);
+    std::vector<int> order(at(config_.workers));
+    std::iota(order.begin(), order.end(), 0);
+    const std::vector<double> idle(at(config_.workers), 0.0);
+    const double finish = wide_.empty() ? 0.0 : spread(line, idle, order, 1, 1, whole ? INT32_MAX : 0, balance_.wide);
+    balance_.wide_workers = config_.workers;
+    double partials = 0;
+    for (const auto& list : balance_.wide) {
+      for (const Piece& p : list) {
+        if (p.end - p.begin < wide_[at(p.stream)].blocks) partials += wide_[at(p.stream)].pairs;
+      }
+    }
+    const double memory = bytes_ / (config_.memory_rate * 1e3);
+    plan_.predicted = std::max(finish, memory) + partials * config_.partial_bytes / (config_.memory_rate * 1e3) +
+                      (partials > 0 ? config_.merge : 0.0);
+    plan_.wide_workers = config_.workers;
   }
 
   /// Narrow streams cover rows from left to right; `units` are row intervals that must stay together.
@@ -350,14 +528,32 @@ class FusedPlanner {
   struct Cost {
     int length;  ///< blocks or steps
     double unit, fixed;
+    int half_begin = 0, half_end = 0;  ///< these cost `half`
+    double half = 0;
 
-    [[nodiscard]] double of(int part) const { return part * unit + fixed; }
+    [[nodiscard]] double until(int end) const {
+      const int halves = std::clamp(end, half_begin, half_end) - half_begin;
+      return (end - halves) * unit + halves * half;
+    }
+    [[nodiscard]] double of(int begin, int end) const { return until(end) - until(begin) + fixed; }
+    /// Blocks or steps from one on that a time suffices for.
+    [[nodiscard]] int fitting(int begin, double time) const {
+      const double until_then = until(begin) + time - fixed + 1e-9;
+      const auto count = [&](double rest, double each) {
+        return static_cast<int>(std::min(std::floor(rest / each), 1e8));
+      };
+      if (until_then < until(half_begin)) return count(until_then, unit) - begin;
+      if (until_then < until(half_end)) return half_begin + count(until_then - until(half_begin), half) - begin;
+      return half_end + count(until_then - until(half_end), unit) - begin;
+    }
   };
   [[nodiscard]] Cost cost_of(const WideStream& s) const {
     const Chain& chain = chains_[at(s.chain)];
     const double block = s.pairs <= detail::kWidePairs / 2 ? config_.wide_half_block : config_.wide_block;
     const bool several = chain.segment_end > chain.segment_begin + 1;
-    return {s.blocks, block * config_.head_dim / 128, config_.wide_fixed + (several ? config_.wide_chain : 0.0)};
+    const double size = config_.head_dim / 128.0;
+    return {s.blocks,         block * size,   config_.wide_fixed + (several ? config_.wide_chain : 0.0),
+            chain.half_begin, chain.half_end, config_.stack_half_block * size};
   }
   /// For one warp.
   [[nodiscard]] Cost cost_of(const NarrowStream& s) const {
@@ -388,11 +584,11 @@ class FusedPlanner {
         int done = 0;
         while (done < cost.length) {
           const int rest = cost.length - done;
-          const int room = static_cast<int>(std::floor((left - cost.fixed) / cost.unit + 1e-9));
+          const int room = cost.fitting(done, left);
           const int part = room / grain * grain;
           if (room >= rest) {
             if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, cost.length});
-            left -= cost.of(rest);
+            left -= cost.of(done, cost.length);
             done = cost.length;
           } else if (part >= least && rest - part >= least && cost.length > uncut) {
             if (out) (*out)[at(order[k])].push_back({static_cast<int>(i), done, done + part});
@@ -438,7 +634,7 @@ class FusedPlanner {
       spread(line, std::vector<double>(at(gangs), 0.0), order, 1, 1, 0, b.wide);
       for (int w = 0; w < gangs * gang_; ++w) {
         double time = 0;
-        for (const Piece& p : b.wide[at(w / gang_)]) time += line[at(p.stream)].of(p.end - p.begin);
+        for (const Piece& p : b.wide[at(w / gang_)]) time += line[at(p.stream)].of(p.begin, p.end);
         busy[at(w)] = time > 0 ? time + config_.turn : 0.0;
         wide_finish = std::max(wide_finish, time);
       }
@@ -541,23 +737,32 @@ class FusedPlanner {
     const int first = piece.begin * 128, end = std::min(chain.tokens, piece.end * 128);
     tile.segment_begin = chain.segment_begin;
     tile.skip = first;
-    while (tile.skip >= plan_.segments[at(tile.segment_begin)].tokens)
-      tile.skip -= plan_.segments[at(tile.segment_begin++)].tokens;
+    const auto slots_of = [&](int segment) { return slots(plan_.segments[at(segment)].tokens); };
+    while (tile.skip >= slots_of(tile.segment_begin)) tile.skip -= slots_of(tile.segment_begin++);
     tile.tokens = end - first;
     tile.segment_end = tile.segment_begin + 1;
-    int covered = plan_.segments[at(tile.segment_begin)].tokens - tile.skip;
-    while (covered < tile.tokens) covered += plan_.segments[at(tile.segment_end++)].tokens;
+    int covered = slots_of(tile.segment_begin) - tile.skip;
+    while (covered < tile.tokens) covered += slots_of(tile.segment_end++);
     tile.pair_begin = s.pair_begin + member * detail::kWidePairs;
-    const int pairs = std::min(s.pairs - member * detail::kWidePairs, detail::kWidePairs);
-    if (pairs <= 0) return;
-    tile.pairs = static_cast<std::uint16_t>(pairs);
+    int pair_end = std::min(s.pair_begin + s.pairs, tile.pair_begin + detail::kWidePairs);
+    if (pair_end <= tile.pair_begin) return;
+    int low = INT32_MAX, high = 0;  // the pairs that see any of it
+    for (int i = tile.segment_begin; i < tile.segment_end; ++i) {
+      const detail::FusedSegment& segment = plan_.segments[at(i)];
+      low = std::min(low, segment.row_begin * group_);
+      high = std::max(high, segment.row_end * group_);
+    }
+    tile.pair_begin = std::max(tile.pair_begin, low);
+    pair_end = std::min(pair_end, high);
+    tile.pairs = static_cast<std::uint16_t>(pair_end - tile.pair_begin);
     tile.kv_head = static_cast<std::uint16_t>(s.kv_head);
     tile.partial_begin = plan_.partials;
-    plan_.partials += pairs;
+    plan_.partials += tile.pairs;
     const int first_row = tile.pair_begin / group_;
     const detail::FusedSegment& last = plan_.segments[at(tile.segment_end - 1)];
     const int seen = last.tokens - (covered - tile.tokens);  // tokens of the last segment up to the tile's end
-    if (first_row < last.own_row_end && tree_.row_visible[at(first_row)] < seen) tile.flags |= detail::kTileLimited;
+    if (!plan_.stacked && first_row < last.own_row_end && tree_.row_visible[at(first_row)] < seen)
+      tile.flags |= detail::kTileLimited;
     plan_.wide_tiles.push_back(tile);
   }
 
@@ -682,7 +887,7 @@ class FusedPlanner {
   const Tree& tree_;
   PlannerConfig config_;
   int group_ = 1, gang_ = 1, pack_steps_ = 3;
-  double narrow_bytes_ = 0;
+  double narrow_bytes_ = 0, bytes_ = 0;
   int uncut_steps_ = 0;
   std::vector<Kind> kind_;
   std::vector<bool> absorbed_;

@@ -42,8 +42,23 @@ __device__ __forceinline__ void barrier_expect(std::uint32_t barrier, std::uint3
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
+/// Announces bytes without arriving.
+__device__ __forceinline__ void barrier_announce(std::uint32_t barrier, std::uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
 __device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Arrives where `condition` holds, without a branch.
+__device__ __forceinline__ void barrier_arrive_if(bool condition, std::uint32_t barrier) {
+  asm volatile(
+      "{\n.reg .pred arrives;\n"
+      "setp.ne.u32 arrives, %1, 0;\n"
+      "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(barrier),
+      "r"(static_cast<std::uint32_t>(condition))
+      : "memory");
 }
 
 __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
@@ -53,6 +68,19 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_
       "@!done bra again;\n}" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+/// Whether barrier_wait() would return at once.
+__device__ __forceinline__ bool barrier_passed(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t passed;
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n}"
+      : "=r"(passed)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return passed != 0;
 }
 
 /// Makes initialised barriers visible to the copy engine.

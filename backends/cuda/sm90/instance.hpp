@@ -6,6 +6,7 @@
 #include "backends/cuda/driver.hpp"
 #include "backends/cuda/sm90/attend_kernel.hpp"
 #include "backends/cuda/sm90/merge_kernel.hpp"
+#include "backends/cuda/sm90/stack_kernel.hpp"
 
 namespace espalier::gpu::sm90 {
 
@@ -21,18 +22,24 @@ struct Instance {
 
 namespace instance_detail {
 
-template <class T, int HeadDim, bool Transform>
+template <auto Kernel, int SharedBytes>
 cudaError_t launch_main_as(const Arguments& arguments, int device, cudaStream_t stream) {
   static DriverKernel kernel;
   CUfunction function;
   const auto set_up = [] {
-    return cudaFuncSetAttribute(attend_kernel<T, HeadDim, Transform>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                Config<HeadDim>::kDynamicBytes);
+    return cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes);
   };
-  const cudaError_t error = kernel.find(device, attend_kernel<T, HeadDim, Transform>, set_up, function);
+  const cudaError_t error = kernel.find(device, Kernel, set_up, function);
   if (error != cudaSuccess) return error;
-  return launch_by_driver(function, arguments.plan.workers, kThreads, Config<HeadDim>::kDynamicBytes, arguments,
-                          stream);
+  return launch_by_driver(function, arguments.plan.workers, kThreads, SharedBytes, arguments, stream);
+}
+
+template <class T, int HeadDim, bool Transform>
+cudaError_t launch_main_as(const Arguments& arguments, int device, cudaStream_t stream) {
+  using C = Config<HeadDim>;
+  return arguments.plan.stacked
+             ? launch_main_as<stack_kernel<T, HeadDim, Transform>, C::kWideBytes>(arguments, device, stream)
+             : launch_main_as<attend_kernel<T, HeadDim, Transform>, C::kDynamicBytes>(arguments, device, stream);
 }
 
 template <class T, int HeadDim>

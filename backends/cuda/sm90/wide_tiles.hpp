@@ -64,6 +64,27 @@ struct WideMemory {
 
 // --------------------------------------------------------------------------------------------------------- feeders
 
+/// Whether one copy can bring all rows of Q of a tile: they follow one another for the caller, too.
+struct QueryRows {
+  bool together = false;
+  int first = 0;  ///< as the caller numbers it
+
+  __device__ __forceinline__ void find(const Arguments& arguments, int pair_begin, int pairs, int lane) {
+    together = false;
+    if (arguments.rows_per_wide_tile == 0) return;
+    const int line_row = divide(pair_begin, arguments.by_group);
+    if (line_row * arguments.group != pair_begin) return;
+    const int rows = divide(pairs + arguments.group - 1, arguments.by_group);
+    first = __ldg(arguments.plan.row_index + line_row);
+    bool follow = true;
+#pragma unroll 1
+    for (int i = lane; i < rows; i += kWaveLanes) {
+      follow &= __ldg(arguments.plan.row_index + line_row + i) == first + i;
+    }
+    together = __all_sync(kAllLanes, follow);
+  }
+};
+
 /// One of the four warps that feed.
 template <int HeadDim>
 class WideFeeder {
@@ -99,7 +120,7 @@ class WideFeeder {
       find_page(0);
     else
       pieces_ = walk<false>(min(C::kWideTokens, tokens_), lane_);
-    if (!values_) find_rows();
+    if (!values_) rows_.find(arguments_, pair_begin_, pairs_, lane_);
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int begin, int end) {
@@ -169,22 +190,6 @@ class WideFeeder {
     piece_block_ = __ldg(arguments_.plan.block_table + table_begin_ + entry);
   }
 
-  /// Whether one copy can bring all rows of Q: they follow one another for the caller, too.
-  __device__ __forceinline__ void find_rows() {
-    rows_together_ = false;
-    if (arguments_.rows_per_wide_tile == 0) return;
-    const int first = divide(pair_begin_, arguments_.by_group);
-    if (first * arguments_.group != pair_begin_) return;
-    const int rows = divide(pairs_ + arguments_.group - 1, arguments_.by_group);
-    first_row_ = __ldg(arguments_.plan.row_index + first);
-    bool together = true;
-#pragma unroll 1
-    for (int i = lane_; i < rows; i += kWaveLanes) {
-      together &= __ldg(arguments_.plan.row_index + first + i) == first_row_ + i;
-    }
-    rows_together_ = __all_sync(kAllLanes, together);
-  }
-
   /// Where a stage holds tokens of several segments, or no whole pages: pieces of 16 tokens that lie in one block, and
   /// the single tokens around them. Finds piece `number` of the next stage, and with `Move` goes on behind the stage.
   /// @returns the pieces of the stage
@@ -250,13 +255,13 @@ class WideFeeder {
   __device__ __forceinline__ void copy_q_rows() {
     const std::uint32_t full = shared_address(&memory_.barriers->q_full);
     const std::uint32_t destination = memory_.q() + part_ * detail::kWidePairs * 128;
-    if (rows_together_) {
+    if (rows_.together) {
       if (lane_ == 0) {
         barrier_expect(full, detail::kWidePairs * 128 * chunks_);
 #pragma unroll 1
         for (int c = 0; c < chunks_; ++c) {
           copy_q(destination + c * 2 * detail::kWidePairs * 128, &arguments_.q_rows, full, (2 * c + part_) * kChunk,
-                 kv_head_ * arguments_.group, first_row_);
+                 kv_head_ * arguments_.group, rows_.first);
         }
       }
       synchronise_warp();
@@ -291,8 +296,7 @@ class WideFeeder {
   int piece_block_ = 0, piece_offset_ = 0;  ///< the page or piece of this lane in the next stage
   int piece_row_ = 0, pieces_ = 0;
   bool piece_run_ = false;
-  bool rows_together_ = false;
-  int first_row_ = 0;
+  QueryRows rows_;
 };
 
 // ------------------------------------------------------------------------------------------------------- consumers
@@ -301,6 +305,7 @@ class WideFeeder {
 /// columns 8 j + 2 (lane % 4) and the next one.
 template <class T, int HeadDim, bool Transform>
 class WideConsumer {
+ protected:
   using C = Config<HeadDim>;
   static constexpr int kTokens = C::kWideTokens;
   static constexpr int kScores = kTokens / 2;  ///< accumulators of a thread
@@ -401,7 +406,7 @@ class WideConsumer {
     }
   }
 
- private:
+ protected:
   /// The other warpgroup has all pairs of the tile.
   __device__ __forceinline__ void skip_tile(int stages, int& stage, std::uint32_t& parity) {
     WideBarriers<HeadDim>& barriers = *memory_.barriers;
@@ -473,12 +478,8 @@ class WideConsumer {
   }
 
   __device__ __forceinline__ void softmax(float (&scores)[kScores], int first_token) {
-    const float scale = arguments_.weight_scale;
     const int quad_lane = thread_ % 4;
-    if constexpr (Transform) {
-#pragma unroll
-      for (int i = 0; i < kScores; ++i) scores[i] = transform_score(scores[i], arguments_);
-    }
+    transform(scores);
     const int left0 = limit_[0] - first_token, left1 = limit_[1] - first_token;
     if (left0 < kTokens || left1 < kTokens) {
 #pragma unroll
@@ -491,6 +492,19 @@ class WideConsumer {
         }
       }
     }
+    weigh(scores);
+  }
+
+  __device__ __forceinline__ void transform(float (&scores)[kScores]) {
+    if constexpr (Transform) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) scores[i] = transform_score(scores[i], arguments_);
+    }
+  }
+
+  /// Scores become weights; peaks and sums of weights go on.
+  __device__ __forceinline__ void weigh(float (&scores)[kScores]) {
+    const float scale = arguments_.weight_scale;
     float top0 = scores[0], top1 = scores[2];
 #pragma unroll
     for (int j = 0; j < kScores / 4; ++j) {

@@ -13,8 +13,14 @@ namespace espalier::detail {
 
 inline constexpr std::int32_t kNarrowPairs = 16;   ///< most pairs of a narrow tile
 inline constexpr std::int32_t kWidePairs = 128;    ///< most pairs of a wide tile
+inline constexpr std::int32_t kStackSlots = 16;    ///< each segment of a stack begins at a multiple of this
 inline constexpr std::int32_t kMergePairs = 16;    ///< pairs of one merge list
 inline constexpr std::int32_t kNarrowTokens = 16;  ///< a narrow tile begins a multiple of this into its segment
+
+/// Slots of a stack that so many tokens of one segment fill: the next segment begins at a multiple of 16.
+constexpr std::int32_t stack_slots(std::int32_t tokens) {
+  return (tokens + kStackSlots - 1) / kStackSlots * kStackSlots;
+}
 
 /// A token range of one node, addressed through the block table: token t lies at place p = block_offset + t, in block
 /// `block_table[table_begin + p / block_tokens]`. Rows [row_begin, row_end) see it, but a row below own_row_end only
@@ -52,6 +58,10 @@ enum FusedTileFlags : std::uint16_t {
 /// Wide tiles: up to 128 pairs, any number of segments, each of which all pairs of the tile see: a node, or a chain of
 /// nodes from an ancestor down. `skip` is any number of tokens, below that of the first segment. Rows may be limited by
 /// row_visible in the last segment only (the nodes above it have no rows of their own in the tile).
+/// Stacks, the wide tiles of a stacked plan: up to 128 pairs, any number of segments, each of which sees of the tile's pairs
+/// the interval of its own rows, and those row_visible lets see a token: the nodes above a few subtrees, and the subtrees.
+/// `skip` and `tokens` count slots, of which each segment fills stack_slots() of its tokens; `skip` is a multiple of 16 below
+/// the slots of the first segment. Flags: kTileDirect.
 /// Narrow tiles: up to 16 pairs, any number of segments, each of which sees of the tile's pairs the interval of its own
 /// rows. No row of a narrow tile's segment is limited by row_visible: such tokens come as gathered ones.
 struct FusedTile {
@@ -101,6 +111,7 @@ struct FusedPlanView {
   std::int32_t workers;   ///< thread blocks of the main launch
   std::int32_t max_rows;  ///< the capacity; the plan's own rows are in the header
   std::int32_t merges;    ///< 0: no plan in these arrays has anything to merge, so that no merge is launched
+  std::int32_t stacked;   ///< 1: every tile is a stack
   const FusedPlanHeader* header;
   const FusedSegment* segments;
   const GatheredToken* gathered;

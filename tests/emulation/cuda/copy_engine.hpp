@@ -110,6 +110,12 @@ inline void arrive(std::uint32_t address, std::int64_t announced_bytes) {
   settle(address, barrier);
 }
 
+inline void announce(std::uint32_t address, std::int64_t bytes) { phase_barrier(address).bytes += bytes; }
+
+inline bool phase_has_ended(std::uint32_t address, std::uint32_t parity) {
+  return phase_barrier(address).phase % 2 != parity;
+}
+
 /// Waits until the phase of a parity has ended: that of the last one, or of the one before.
 inline void wait_for_phase(std::uint32_t address, std::uint32_t parity) {
   PhaseBarrier& barrier = phase_barrier(address);

@@ -13,6 +13,7 @@
 #include <thread>
 #include <type_traits>
 
+#include "perf/gpu/fused_planner.hpp"
 #include "plan/streams/stream_plan.hpp"
 #include "support/problem.hpp"
 #include "tests/emulation/cases.hpp"
@@ -34,7 +35,30 @@ struct Choices {
   bool chains = true;
   EmulatedTiming timing = {};
   bool queued = false;  ///< some narrow tiles belong to nobody
+  bool stacks = false;  ///< the plan of perf/gpu/fused_planner.hpp with subtrees in wide tiles
 };
+
+/// The tree as the reference planner takes it.
+perf::Tree reference_tree(const TreeSnapshot& snapshot) {
+  perf::Tree tree;
+  tree.block_tokens = snapshot.block_tokens;
+  tree.parent = snapshot.parent;
+  tree.tokens = snapshot.tokens;
+  tree.first_block = snapshot.first_block;
+  tree.first_offset = snapshot.first_offset;
+  tree.row_begin = snapshot.row_begin;
+  tree.row_end = snapshot.row_end;
+  tree.row_node = snapshot.row_node;
+  tree.row_visible = snapshot.row_visible;
+  tree.row_index = snapshot.row_index;
+  for (const BlockId block : snapshot.block_table) tree.block_table.push_back(std::int32_t(block));
+  for (std::int32_t node = 0; node < snapshot.nodes(); ++node) {
+    std::int32_t end = tree.row_begin[std::size_t(node)];
+    while (end < tree.row_end[std::size_t(node)] && tree.row_node[std::size_t(end)] == node) ++end;
+    tree.own_row_end.push_back(end);
+  }
+  return tree;
+}
 
 /// A problem on an emulated GPU.
 template <class Element>
@@ -60,6 +84,7 @@ class EmulatedProblem {
     const plan::StreamOptions options{.chains = choices.chains};
     config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec_, options);
     streams_.emplace(exec_, config, options);
+    if (choices.stacks) plan_stacks(reference_tree(snapshot));
     arrays_.emplace(exec_, snapshot);
     streams_->update(exec_, arrays_->view());
     if (&planned != &tree) streams_->grow(exec_, problem_.tree().view());
@@ -89,6 +114,7 @@ class EmulatedProblem {
   /// The plan. Where `queued`, the workers with the last narrow tiles leave them to the queue, as in plans of much more.
   espalier::detail::FusedPlanView view() {
     espalier::detail::FusedPlanView view = streams_->view();
+    if (choices_.stacks) return reference_view(view);
     if (!choices_.queued) return view;
     header_ = *view.header;
     workers_.assign(view.worker, view.worker + view.workers);
@@ -105,6 +131,38 @@ class EmulatedProblem {
     return view;
   }
 
+  /// @param view  of the same tree, whose rows and blocks are kept
+  espalier::detail::FusedPlanView reference_view(espalier::detail::FusedPlanView view) {
+    header_ = reference_.header;
+    view.workers = std::int32_t(reference_.worker.size());
+    view.merges = 1;
+    view.stacked = 1;
+    view.header = &header_;
+    view.segments = reference_.segments.data();
+    view.wide_tiles = reference_.wide_tiles.data();
+    view.worker = reference_.worker.data();
+    view.merge_begin = reference_.merge_begin.data();
+    view.merge_entries = reference_.merge_entries.data();
+    view.partial_out = partial_out_.data();
+    view.partial_lse = partial_lse_.data();
+    return view;
+  }
+
+  void plan_stacks(const perf::Tree& tree) {
+    perf::PlannerConfig config;
+    config.workers = choices_.setup.workers;
+    config.query_heads = heads_.query_heads;
+    config.kv_heads = heads_.kv_heads;
+    config.head_dim = heads_.head_dim;
+    config.stacks = 1;
+    config.short_tokens = choices_.chains ? 40 : 1;
+    reference_ = perf::FusedPlanner(tree, config).plan();
+    constexpr float kUnwritten = std::numeric_limits<float>::quiet_NaN();
+    partial_out_.assign(std::size_t(reference_.partials) * std::size_t(heads_.head_dim),
+                        from_float<Element>(kUnwritten));
+    partial_lse_.assign(std::size_t(reference_.partials), kUnwritten);
+  }
+
   Exec exec_;
   Choices choices_;
   HeadShape heads_;
@@ -112,8 +170,11 @@ class EmulatedProblem {
   Problem<Exec, Element> problem_;
   std::optional<TreeArrays<Exec>> arrays_;  // read by the plan
   std::optional<StreamPlan<Exec>> streams_;
-  espalier::detail::FusedPlanHeader header_;  // where `queued`
+  alignas(16) espalier::detail::FusedPlanHeader header_;  // where `queued` or `stacks`
   std::vector<espalier::detail::FusedWorker> workers_;
+  perf::FusedPlan reference_;  // where `stacks`
+  std::vector<Element> partial_out_;
+  std::vector<float> partial_lse_;
 };
 
 /// Attends on an emulated GPU and compares with the oracle.
@@ -123,7 +184,7 @@ void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const
   const Setup& setup = choices.setup;
   INFO(description_of<Element>(tree, heads, setup)
        << "; chains " << choices.chains << "; run ahead " << choices.timing.run_ahead_seed << "; late "
-       << choices.timing.arrives_late << "; queued " << choices.queued);
+       << choices.timing.arrives_late << "; queued " << choices.queued << "; stacks " << choices.stacks);
   const Result result = EmulatedProblem<Element>(tree, heads, inputs, choices, planned).attend();
   CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
                      tolerance_of(tree, heads, inputs, setup.options, kUnit<Element>)) == "");
@@ -155,11 +216,13 @@ Choices choices_of(std::size_t turn) {
 
 /// Every tree with every head shape; the other choices take turns.
 template <class Element>
-void check_trees(const std::vector<Tree>& trees, const std::vector<HeadShape>& head_shapes) {
+void check_trees(const std::vector<Tree>& trees, const std::vector<HeadShape>& head_shapes, bool stacks = false) {
   std::size_t turn = std::is_same_v<Element, float16> ? 4 : 0;
   for (const Tree& tree : trees)
     for (const HeadShape& heads : head_shapes) {
-      check<Element>(tree, heads, random_inputs<Element>(tree, heads, std::uint32_t(turn)), choices_of(turn));
+      Choices choices = choices_of(turn);
+      choices.stacks = stacks;
+      check<Element>(tree, heads, random_inputs<Element>(tree, heads, std::uint32_t(turn)), choices);
       ++turn;
     }
 }
@@ -197,7 +260,10 @@ std::vector<Tree> wide_trees() {
   for (int i = 0; i < 4; ++i) deep.nodes.push_back({1 + i / 2, 30});
   for (int i = 0; i < 36; ++i) deep.nodes.push_back({3 + i / 9, 20 + i});
   deep.rows = leaf_rows(deep.nodes);
-  return {prompt_with_branches(), rows_inside_a_node(), deep};
+  Tree pages{"whole pages, a few more leaves than two tiles", {{-1, 288}}, {}};
+  for (int i = 0; i < 70; ++i) pages.nodes.push_back({0, 32});
+  pages.rows = leaf_rows(pages.nodes);
+  return {prompt_with_branches(), rows_inside_a_node(), deep, pages};
 }
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on every tree", "[emulation]", float16, bfloat16) {
@@ -213,6 +279,13 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on random st
   check_trees<TestType>(random_trees(20, 3), {{1, 1, 64}, {4, 1, 96}, {8, 2, 128}, {17, 1, 192}, {5, 1, 256}});
 }
 
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on stacks", "[emulation]", float16, bfloat16) {
+  check_trees<TestType>(wide_trees(), {{4, 1, 64}, {10, 2, 96}, {8, 1, 128}, {16, 1, 128}, {4, 1, 192}, {8, 1, 256}},
+                        true);
+  check_trees<TestType>(random_trees(20, 3), {{1, 1, 64}, {4, 1, 96}, {8, 2, 128}, {17, 1, 192}, {5, 1, 256}}, true);
+  check_trees<TestType>(named_trees(), {{4, 1, 64}, {16, 2, 128}}, true);
+}
+
 /// Hidden, since it takes minutes: run it by its name after a change of the kernels or of the plans that they read.
 TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on hundreds of random streams", "[.sweep]", float16,
                    bfloat16) {
@@ -226,6 +299,9 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on hundreds 
     check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), choices_of(turn));
     const Tree later = with_longer_leaves(tree, seed);
     check<TestType>(later, heads, random_inputs<TestType>(later, heads, seed), choices_of(turn + 1), tree);
+    Choices stacked = choices_of(turn);
+    stacked.stacks = true;
+    check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), stacked);
   }
 }
 

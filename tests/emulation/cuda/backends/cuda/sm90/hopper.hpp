@@ -34,8 +34,15 @@ inline const emulator::AtBlock kCopyEngine([] {}, emulator::end_copies);
 
 inline void barrier_init(std::uint32_t barrier, int arrivals) { emulator::init_phase_barrier(barrier, arrivals); }
 inline void barrier_expect(std::uint32_t barrier, std::uint32_t bytes) { emulator::arrive(barrier, bytes); }
+inline void barrier_announce(std::uint32_t barrier, std::uint32_t bytes) { emulator::announce(barrier, bytes); }
 inline void barrier_arrive(std::uint32_t barrier) { emulator::arrive(barrier, 0); }
+inline void barrier_arrive_if(bool condition, std::uint32_t barrier) {
+  if (condition) barrier_arrive(barrier);
+}
 inline void barrier_wait(std::uint32_t barrier, std::uint32_t parity) { emulator::wait_for_phase(barrier, parity); }
+inline bool barrier_passed(std::uint32_t barrier, std::uint32_t parity) {
+  return emulator::phase_has_ended(barrier, parity);
+}
 inline void fence_barrier_init() {}
 inline void fence_async_proxy() {}
 

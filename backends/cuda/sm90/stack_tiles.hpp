@@ -1,0 +1,690 @@
+#pragma once
+// Stacks: wide tiles of up to 128 pairs with all that these see, or a span of it: the nodes above, and the subtrees below, side
+// by side. A token costs all 64 rows of a warpgroup, whoever sees it; but the warpgroups leave each other's subtrees out, so
+// that 128 tokens which up to 64 pairs see take 1.1 us of a multiprocessor, during which memory brings them to all
+// multiprocessors in 1.9. There is one partial for each span instead of one for each node, and there are no narrow tiles.
+//
+// A stage holds 128 slots. Each segment begins at a multiple of 16, since pages and runs of 16 tokens are what one copy brings;
+// the slots behind its last token hold whatever follows in memory, and V is zeroed there. Three warps find and copy K and V,
+// every third stage each, and tell the consumers which pairs see which slots; a fourth one brings Q. See wide_tiles.hpp for
+// the products and the barriers that are not described here.
+
+#include "backends/cuda/sm90/wide_tiles.hpp"
+
+namespace espalier::gpu::sm90 {
+
+/// What the feeders tell of a stage.
+enum StackStageFlags : std::uint32_t {
+  kSeen = 1,             ///< and 2: a row of each consumer warpgroup sees a token of it
+  kSeenPartly = 4,       ///< and 8: but not every row every token of a full stage
+  kStageOfTileEnd = 16,  ///< the last of its tile
+  kStageGaps = 32,       ///< some of its slots hold no token; it is then seen partly by all
+};
+
+/// flags, then intervals << 16; then the intervals: slots [begin, end) of the stage are seen by pairs [low, high) of the
+/// tile, as begin | end << 8 | low << 16 | high << 24. Where kStageGaps: the tokens in each 16 slots, one a byte.
+template <int HeadDim>
+struct StackStage {
+  std::uint32_t what;
+  std::uint32_t tokens_of_slots[2];
+  std::uint32_t intervals[Config<HeadDim>::kWideTokens];
+};
+
+template <int HeadDim>
+struct StackBarriers {
+  std::uint64_t k_full[Config<HeadDim>::kWideStages], k_empty[Config<HeadDim>::kWideStages];
+  std::uint64_t v_full[Config<HeadDim>::kWideStages], v_empty[Config<HeadDim>::kWideStages];
+  std::uint64_t q_full, q_empty;
+  static constexpr int kConsumerWarps = 8;  ///< each gives stages and Q back for itself
+
+  __device__ __forceinline__ void init() {
+    for (int stage = 0; stage < Config<HeadDim>::kWideStages; ++stage) {
+      barrier_init(shared_address(&k_full[stage]), 1);
+      barrier_init(shared_address(&k_empty[stage]), kConsumerWarps);
+      barrier_init(shared_address(&v_full[stage]), 1);
+      barrier_init(shared_address(&v_empty[stage]), kConsumerWarps);
+    }
+    barrier_init(shared_address(&q_full), 1);
+    barrier_init(shared_address(&q_empty), kConsumerWarps);
+  }
+};
+
+template <int HeadDim>
+struct StackMemory : WideMemory<HeadDim> {
+  StackBarriers<HeadDim>* barriers;  ///< those of the base are not used
+  StackStage<HeadDim>* stages;       ///< [kWideStages]
+};
+
+// --------------------------------------------------------------------------------------------------------- feeders
+
+/// The warp that brings Q.
+template <int HeadDim>
+class StackQueries {
+  using C = Config<HeadDim>;
+
+ public:
+  __device__ __forceinline__ StackQueries(const Arguments& arguments, const StackMemory<HeadDim>& memory)
+      : arguments_(arguments), memory_(memory), lane_(threadIdx.x % kWaveLanes) {}
+
+  /// Fetches descriptors of a tile; reads nothing but the plan.
+  __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
+    const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
+    pair_begin_ = second.x;
+    pairs_ = second.z & 0xffff;
+    kv_head_ = static_cast<unsigned>(second.z) >> 16;
+    rows_.find(arguments_, pair_begin_, pairs_, lane_);
+  }
+
+  __device__ __forceinline__ void run(const detail::FusedTile* tiles, int count) {
+    for (int number = 0; number < count; ++number) {
+      if (number > 0) prepare(tiles + number);
+      barrier_wait(shared_address(&memory_.barriers->q_empty), (number & 1) ^ 1);
+      copy_q_rows();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void copy_q_rows() {
+    const std::uint32_t full = shared_address(&memory_.barriers->q_full);
+    if (lane_ == 0) barrier_expect(full, (rows_.together ? detail::kWidePairs : pairs_) * C::kRowBytes);
+    synchronise_warp();
+    if (rows_.together) {
+      if (lane_ < C::kChunks) {
+        copy_q(memory_.q() + lane_ * detail::kWidePairs * 128, &arguments_.q_rows, full, lane_ * kChunk,
+               kv_head_ * arguments_.group, rows_.first);
+      }
+      synchronise_warp();
+      return;
+    }
+#pragma unroll 1
+    for (int i = lane_; i < pairs_; i += kWaveLanes) {
+      const PairPlace place = locate_pair(arguments_, pair_begin_ + i, kv_head_);
+#pragma unroll 1
+      for (int c = 0; c < C::kChunks; ++c) {
+        copy_q(memory_.q() + (c * detail::kWidePairs + i) * 128, &arguments_.q_pair, full, c * kChunk, place.head,
+               place.row);
+      }
+    }
+    synchronise_warp();
+  }
+
+  const Arguments& arguments_;
+  const StackMemory<HeadDim>& memory_;
+  const int lane_;
+  int pair_begin_ = 0, pairs_ = 0, kv_head_ = 0;
+  QueryRows rows_;
+};
+
+/// A warp that brings K and V: it has a stage of each, to which every third (second) stage of the tiles goes, since finding
+/// and issuing the copies of a stage takes longer than the matrix units take to consume it. Each waits for its own barriers
+/// alone: one that also waited for another's could find it two phases on.
+template <int HeadDim>
+class StackFeeder {
+  using C = Config<HeadDim>;
+
+ public:
+  __device__ __forceinline__ StackFeeder(const Arguments& arguments, const StackMemory<HeadDim>& memory, int warp)
+      : arguments_(arguments), memory_(memory), lane_(threadIdx.x % kWaveLanes), stage_(warp), to_own_(warp) {}
+
+  /// Fetches descriptors of a tile; reads nothing but the plan.
+  __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
+    const int4 first = __ldg(reinterpret_cast<const int4*>(tile));
+    const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
+    pair_begin_ = second.x;
+    pairs_and_head_ = second.z;
+    slots_ = first.w;
+    segment_end_ = first.y;
+    open_window(first.x, -first.z);
+    find(to_own_ * C::kWideTokens);
+  }
+
+  __device__ __forceinline__ void run(const detail::FusedTile* tiles, int count) {
+    for (int number = 0; number < count; ++number) {
+      if (number > 0) prepare(tiles + number);
+      feed();
+    }
+  }
+
+ private:
+  [[nodiscard]] __device__ __forceinline__ int pairs() const { return pairs_and_head_ & 0xffff; }
+  [[nodiscard]] __device__ __forceinline__ int kv_head() const { return static_cast<unsigned>(pairs_and_head_) >> 16; }
+
+  /// Finds what the lanes copy of the stage that begins at a slot of the tile, if it has one.
+  __device__ __forceinline__ void find(int first) {
+    if (first >= slots_ || (unit_ > 0 && first - units_first_ < kWaveLanes * unit_)) return;
+#pragma unroll 1
+    for (int window_last; (window_last = value_of_lane(segment_last_, kWaveLanes - 1)) <= first;) {
+      open_window(next_segment_, window_last);
+    }
+    if (unit_ > 0) {
+      // The window begins with the stage, and then has all of the next 32 units.
+      const int segment = bits_set(lanes_where(segment_last_ <= first));
+      if (segment > 0) open_window(next_segment_ - kWaveLanes + segment, value_of_lane(segment_first_, segment));
+    }
+    if (unit_ > 0)
+      find_units(first);
+    else
+      find_pieces(first, 0);
+  }
+
+  /// This warp's stages of a tile.
+  __device__ __forceinline__ void feed() {
+    StackBarriers<HeadDim>& barriers = *memory_.barriers;
+    const std::uint32_t k_full = shared_address(&barriers.k_full[stage_]),
+                        v_full = shared_address(&barriers.v_full[stage_]);
+    const std::uint32_t k_empty = shared_address(&barriers.k_empty[stage_]);
+    const std::uint32_t v_empty = shared_address(&barriers.v_empty[stage_]);
+#pragma unroll 1
+    for (int first = to_own_ * C::kWideTokens; first < slots_; first += C::kWideStages * C::kWideTokens) {
+      barrier_wait(k_empty, parity_ ^ 1);
+      if (unit_ > 0) {
+        const int slots = min(C::kWideTokens, slots_ - first);
+        const int bytes = ((slots + unit_ - 1) & -unit_) * C::kRowBytes;
+        const bool pages = unit_ == arguments_.page_tokens;
+        Description description = begin_description();
+        describe(description, first);
+        store_description(description, first);
+        synchronise_warp();
+        if (lane_ == 0) barrier_expect(k_full, bytes);
+        synchronise_warp();
+        const int row = units_first_ - first + lane_ * unit_;
+        const bool mine = row >= 0 && row < slots;
+        if (mine) copy_piece(memory_.k(stage_), pages ? &arguments_.k_page : &arguments_.k_run, k_full, row);
+        barrier_wait(v_empty, parity_ ^ 1);
+        if (lane_ == 0) barrier_expect(v_full, bytes);
+        synchronise_warp();
+        if (mine) copy_piece(memory_.v(stage_), pages ? &arguments_.v_page : &arguments_.v_run, v_full, row);
+        synchronise_warp();
+      } else {
+        barrier_wait(v_empty, parity_ ^ 1);
+        copy_pieces(k_full, v_full, first);
+      }
+      parity_ ^= 1;
+      find(first + C::kWideStages * C::kWideTokens);
+    }
+    to_own_ -= (slots_ + C::kWideTokens - 1) / C::kWideTokens % C::kWideStages;
+    if (to_own_ < 0) to_own_ += C::kWideStages;
+  }
+
+  /// All chunks of what the lane has found, to a row of a stage.
+  __device__ __forceinline__ void copy_piece(std::uint32_t stage, const CUtensorMap* map, std::uint32_t full, int row) {
+#pragma unroll
+    for (int c = 0; c < C::kChunks; ++c) {
+      copy_kv(stage + (c * C::kWideTokens + row) * 128, map, full, c * kChunk, piece_offset_, 0, kv_head(),
+              piece_block_, kEvictNormal);
+    }
+  }
+
+  /// The units of all lanes, from the one that begins a stage on.
+  __device__ __forceinline__ void find_units(int first) {
+    units_first_ = first;
+    const int token = first + lane_ * unit_;
+    int owner = 0;  // the segments that end before it
+#pragma unroll
+    for (int distance = kWaveLanes / 2; distance > 0; distance /= 2) {
+      if (value_of_lane(segment_last_, owner + distance - 1) <= token) owner += distance;
+    }
+    const int place = value_of_lane(place_ - segment_first_, owner) + token;
+    const int table = value_of_lane(table_begin_, owner), first_block = value_of_lane(first_block_, owner);
+    if (token >= slots_) return;
+    const int entry = divide(place, arguments_.by_block_tokens);
+    piece_offset_ = place - entry * arguments_.block_tokens;
+    piece_block_ = entry == 0 ? first_block : __ldg(arguments_.plan.block_table + table + entry);
+  }
+
+  /// Fetches 32 segments, one a lane, the first of which begins at a slot of the tile (in front of it where `skip` is not 0).
+  __device__ __forceinline__ void open_window(int segment, int first) {
+    next_segment_ = segment + kWaveLanes;
+    units_first_ = -(1 << 30);  // none is found yet
+    int4 words = {0, 0, 0, 0};
+    segment_pairs_ = 0;
+    if (segment + lane_ < segment_end_) {
+      const int4* source = reinterpret_cast<const int4*>(arguments_.plan.segments + segment + lane_);
+      words = __ldg(source);
+      const int4 rows = __ldg(source + 1);
+      const int low = max(rows.x * arguments_.group - pair_begin_, 0);
+      const int high = min(rows.y * arguments_.group - pair_begin_, pairs());
+      if (low < high) segment_pairs_ = high << 8 | low | (rows.z * arguments_.group > pair_begin_ + low ? kLimited : 0);
+    }
+    table_begin_ = words.x;
+    first_block_ = words.y;
+    place_ = words.z;
+    segment_tokens_ = words.w;
+    const int slots = detail::stack_slots(words.w);
+    segment_first_ = first + sum_of_lanes_before(slots);
+    segment_last_ = segment_first_ + slots;
+    const int page = arguments_.page_tokens, ends = segment_last_ < slots_ ? segment_last_ : 0;
+    const int odd = words.w > 0 ? segment_first_ | place_ | ends : 0;
+    unit_ = page == 0 || in_any_lane((odd & 15) != 0) ? 0 : in_any_lane((odd & (page - 1)) != 0) ? 16 : page;
+  }
+
+  [[nodiscard]] __device__ __forceinline__ int sum_of_lanes_before(int value) const {
+    int sum = value;
+#pragma unroll
+    for (int distance = 1; distance < kWaveLanes; distance *= 2) {
+      const int before = value_of_earlier_lane(sum, distance);
+      if (lane_ >= distance) sum += before;
+    }
+    return sum - value;
+  }
+
+  static constexpr int kLimited = 1 << 16, kRun = 1 << 8, kPage = 2 << 8;
+
+  /// What the consumers are told of a stage: who sees which slots, and which hold no token.
+  struct Description {
+    std::uint32_t flags = 0;
+    int intervals = 0;
+    bool gaps = false;  ///< found by this lane
+  };
+
+  __device__ __forceinline__ static unsigned char* units_of(StackStage<HeadDim>& stage) {
+    return reinterpret_cast<unsigned char*>(stage.tokens_of_slots);
+  }
+
+  __device__ __forceinline__ Description begin_description() {
+    if (lane_ < 2) memory_.stages[stage_].tokens_of_slots[lane_] = 0x01010101u * detail::kStackSlots;
+    synchronise_warp();
+    return {};
+  }
+
+  /// Adds what the window has of the stage that begins at a slot of the tile.
+  __device__ __forceinline__ void describe(Description& description, int first) {
+    const int tokens_last = segment_first_ + segment_tokens_;
+    if (lanes_where(segment_first_ <= first && tokens_last >= first + C::kWideTokens &&
+                    segment_pairs_ == pairs() << 8) != 0) {
+      description.flags |= pairs() > 64 ? kSeen * 3 : kSeen;
+      return;
+    }
+    StackStage<HeadDim>& stage = memory_.stages[stage_];
+    const int last = min(first + C::kWideTokens, slots_);
+    const int begin = max(segment_first_, first) - first, end = min(tokens_last, last) - first;
+    if (tokens_last < segment_last_ && segment_last_ > first && segment_last_ <= last) {
+      units_of(stage)[(segment_last_ - 1 - first) / detail::kStackSlots] =
+          static_cast<unsigned char>(segment_tokens_ % detail::kStackSlots);
+      description.gaps = true;
+    }
+    const int low = segment_pairs_ & 255, high = segment_pairs_ >> 8 & 255;
+    const bool meets = begin < end && low < high, limited = meets && (segment_pairs_ & kLimited) != 0;
+    if (in_any_lane(limited || (begin < end && low >= high)))
+      description.flags |= kSeenPartly * 3;  // some see none of it
+    add_interval(stage, description, meets && !limited, begin, end, low, high);
+#pragma unroll 1
+    for (unsigned left = lanes_where(limited); left != 0; left &= left - 1) {
+      // A node's own rows see more of it one after another: what one sees further than the one before is seen by all from it on.
+      const int owner = 31 - __clz(static_cast<int>(left & -left));
+      const int owner_begin = value_of_lane(begin, owner), owner_end = value_of_lane(end, owner);
+      const int owner_high = value_of_lane(high, owner), owner_low = value_of_lane(low, owner);
+      const int owner_first = value_of_lane(segment_first_, owner) - first;
+      const int2 own =
+          __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + next_segment_ - kWaveLanes + owner) + 3);
+      int row = divide(pair_begin_ + owner_low, arguments_.by_group), from = owner_begin;
+#pragma unroll 1
+      for (; from < owner_end && row < own.x; row += kWaveLanes) {
+        const int mine = row + lane_;
+        int to = owner_end;
+        if (mine < own.x) {
+          const int visible = max(__ldg(arguments_.plan.row_visible + mine) - own.y, 0);
+          to = min(max(owner_first + visible, owner_begin), owner_end);
+        }
+        int before = value_of_earlier_lane(to, 1);
+        if (lane_ == 0) before = from;
+        const int row_low = max(mine * arguments_.group - pair_begin_, 0);
+        add_interval(stage, description, before < to && mine < own.x && row_low < owner_high, before, to, row_low,
+                     owner_high);
+        const int rows = min(own.x - row, kWaveLanes);
+        from = value_of_lane(to, rows - 1);
+      }
+      const int rest_low = max(own.x * arguments_.group - pair_begin_, 0);
+      add_interval(stage, description, lane_ == 0 && from < owner_end && rest_low < owner_high, from, owner_end,
+                   rest_low, owner_high);
+    }
+  }
+
+  __device__ __forceinline__ void add_interval(StackStage<HeadDim>& stage, Description& description, bool any,
+                                               int begin, int end, int low, int high) {
+    const unsigned where = lanes_where(any);
+    if (where == 0) return;
+    if (any) {
+      const int place = description.intervals + bits_set(where & ((1u << lane_) - 1));
+      stage.intervals[place] = static_cast<std::uint32_t>(begin | end << 8 | low << 16 | high << 24);
+    }
+    description.intervals += bits_set(where);
+    if (lanes_where(any && low < min(high, 64)) != 0) description.flags |= kSeen;
+    if (lanes_where(any && max(low, 64) < high) != 0) description.flags |= kSeen << 1;
+    if (lanes_where(any && (low > 0 || high < min(pairs(), 64))) != 0) description.flags |= kSeenPartly;
+    if (lanes_where(any && (low > 64 || high < pairs())) != 0) description.flags |= kSeenPartly << 1;
+  }
+
+  __device__ __forceinline__ void store_description(Description description, int first) {
+    StackStage<HeadDim>& stage = memory_.stages[stage_];
+    if (first + (lane_ + 1) * detail::kStackSlots > slots_ && lane_ < C::kWideTokens / detail::kStackSlots) {
+      units_of(stage)[lane_] = static_cast<unsigned char>(max(slots_ - first - lane_ * detail::kStackSlots, 0));
+      description.gaps = true;
+    }
+    if (in_any_lane(description.gaps)) description.flags |= kStageGaps | kSeenPartly * 3;
+    if (first + C::kWideTokens >= slots_) description.flags |= kStageOfTileEnd;
+    if (lane_ == 0) stage.what = description.flags | static_cast<std::uint32_t>(description.intervals) << 16;
+  }
+
+  /// Where a stage holds tokens of several segments, or no whole pages: runs of tokens that lie in one block, pages where a
+  /// segment is made of such and of 16 tokens elsewhere, and the single tokens around them. Finds piece `number` + lane of
+  /// what the window has of the stage that begins at a token.
+  __device__ __forceinline__ void find_pieces(int first, int number) {
+    const int last = min(first + C::kWideTokens, slots_), begin = max(segment_first_, first);
+    const int now = max(min(segment_first_ + segment_tokens_, last) - begin, 0),
+              place = place_ + begin - segment_first_;
+    const int page = arguments_.page_tokens;
+    const bool by_pages = page > 0 && ((place | now) & (page - 1)) == 0;
+    const int unit = by_pages ? page : 16, head = page > 0 ? min(now, -place & (unit - 1)) : now;
+    const int runs = (now - head) / unit, count = now - (unit - 1) * runs;
+    const int before = sum_of_lanes_before(count);
+    pieces_ = value_of_lane(before + count, kWaveLanes - 1);
+    int owner = 0;  // the last lane whose pieces do not begin behind this one
+    number += lane_;
+#pragma unroll
+    for (int distance = kWaveLanes / 2; distance > 0; distance /= 2) {
+      if (value_of_lane(before, owner + distance) <= number) owner += distance;
+    }
+    const int shape = value_of_lane(by_pages << 24 | head << 16 | runs << 8 | (begin - first), owner);
+    const int i = number - value_of_lane(before, owner);
+    const int owner_place = value_of_lane(place, owner), owner_table = value_of_lane(table_begin_, owner);
+    const int owner_block = value_of_lane(first_block_, owner);
+    if (number >= pieces_) return;
+    const int owner_unit = shape >> 24 ? page : 16, owner_head = shape >> 16 & 255, owner_runs = shape >> 8 & 255;
+    const int token = i < owner_runs                ? owner_head + owner_unit * i
+                      : i - owner_runs < owner_head ? i - owner_runs
+                                                    : (owner_unit - 1) * owner_runs + i;
+    const int entry = divide(owner_place + token, arguments_.by_block_tokens);
+    piece_ = (shape & 255) + token + (i < owner_runs ? shape >> 24 ? kPage : kRun : 0);
+    piece_offset_ = owner_place + token - entry * arguments_.block_tokens;
+    piece_block_ = entry == 0 ? owner_block : __ldg(arguments_.plan.block_table + owner_table + entry);
+  }
+
+  /// Copies a stage, of whose pieces the first 32 have been found. The window goes on to its end.
+  __device__ __forceinline__ void copy_pieces(std::uint32_t k_full, std::uint32_t v_full, int first) {
+    const int last = min(first + C::kWideTokens, slots_);
+    Description description = begin_description();
+    while (true) {
+      describe(description, first);
+      const int window_last = value_of_lane(segment_last_, kWaveLanes - 1);
+      const int here = max(min(segment_first_ + segment_tokens_, last) - max(segment_first_, first), 0);
+      const int bytes = value_of_lane(sum_of_lanes_before(here) + here, kWaveLanes - 1) * C::kRowBytes;
+      if (window_last >= last) {
+        store_description(description, first);
+        synchronise_warp();
+        if (lane_ == 0) {
+          barrier_expect(k_full, bytes);
+          barrier_expect(v_full, bytes);
+        }
+      } else if (lane_ == 0) {
+        barrier_announce(k_full, bytes);
+        barrier_announce(v_full, bytes);
+      }
+      synchronise_warp();
+#pragma unroll 1
+      for (int number = 0; number < pieces_; number += kWaveLanes) {
+        if (number > 0) find_pieces(first, number);
+        if (number + lane_ < pieces_) {
+          const int kind = piece_ & ~255, row = piece_ & 255;
+          copy_piece(memory_.k(stage_),
+                     kind == kPage  ? &arguments_.k_page
+                     : kind == kRun ? &arguments_.k_run
+                                    : &arguments_.k_token,
+                     k_full, row);
+          copy_piece(memory_.v(stage_),
+                     kind == kPage  ? &arguments_.v_page
+                     : kind == kRun ? &arguments_.v_run
+                                    : &arguments_.v_token,
+                     v_full, row);
+        }
+        synchronise_warp();
+      }
+      if (window_last >= last) return;
+      open_window(next_segment_, window_last);
+      find_pieces(first, 0);
+    }
+  }
+
+  const Arguments& arguments_;
+  const StackMemory<HeadDim>& memory_;
+  const int lane_;
+  const int stage_;  ///< that this warp fills
+  int to_own_;       ///< stages of the next tile in front of the first one that goes there
+  std::uint32_t parity_ = 0;
+  int pair_begin_ = 0, pairs_and_head_ = 0;
+  int segment_end_ = 0, next_segment_ = 0;                         ///< of the tile, and of the window
+  int table_begin_ = 0, first_block_ = 0, place_ = 0;              ///< of this lane's segment
+  int segment_first_ = 0, segment_last_ = 0, segment_tokens_ = 0;  ///< slots of the tile that it holds
+  int segment_pairs_ = 0;  ///< that see it: low | high << 8, kLimited where row_visible matters
+  int slots_ = 0;          ///< of the tile
+  int unit_ = 0;           ///< slots that a lane copies: a page or 16 tokens, 0 where segments do not begin with such
+  int units_first_ = 0;    ///< where `unit_`: the slot of the first lane's unit
+  int piece_block_ = 0, piece_offset_ = 0;  ///< the page or piece of this lane in the next stage
+  int piece_ = 0, pieces_ = 0;              ///< its row in the stage, with kRun or kPage; of the window in the stage
+};
+
+// ------------------------------------------------------------------------------------------------------- consumers
+
+/// One warpgroup, 0 or 1, with 64 pairs. See WideConsumer for what a thread holds.
+template <class T, int HeadDim, bool Transform>
+class StackConsumer : WideConsumer<T, HeadDim, Transform> {
+  using Base = WideConsumer<T, HeadDim, Transform>;
+  using C = Config<HeadDim>;
+  using Base::finish;
+  using Base::kTokens, Base::kScores, Base::kOutputs;
+  using Base::memory_, Base::group_, Base::thread_, Base::peak_, Base::weight_, Base::factor_;
+  using Base::transform, Base::weigh, Base::pack_weights, Base::multiply_qk, Base::multiply_pv, Base::row_of_thread;
+
+ public:
+  __device__ __forceinline__ StackConsumer(const Arguments& arguments, const StackMemory<HeadDim>& memory, int group)
+      : Base(arguments, memory, group), stack_(memory) {}
+
+  __device__ __forceinline__ void run(const detail::FusedTile* tiles, int count) {
+    StackBarriers<HeadDim>& barriers = *stack_.barriers;
+    const bool elected = thread_ % kWaveLanes == 0;
+    float scores[kScores], output[kOutputs];
+    std::uint32_t weights[kTokens / 4];
+    const std::uint32_t mine = kSeen << group_, partly = kSeenPartly << group_;
+    Place at = {0};
+    std::uint32_t q_parity = 0;
+#pragma unroll 1
+    for (int number = 0; number < count; ++number) {
+      barrier_wait(shared_address(&barriers.q_full), q_parity);
+      q_parity ^= 1;
+      peak_[0] = peak_[1] = kNoPeak;
+      weight_[0] = weight_[1] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) output[i] = 0.0f;
+      std::uint32_t what = 0;
+      // Stages that this warpgroup sees, in runs. Whichever is not seen is given back at once.
+#pragma unroll 1
+      while (!(what & kStageOfTileEnd)) {
+        what = await_what(at);
+        if (!(what & mine)) {
+          give_back_keys(at, what);
+          give_back_values(at);
+          at = at.next();
+          continue;
+        }
+        wgmma_fence();
+        multiply_qk(scores, uniform(at.stage()));
+        wgmma_commit();
+        wgmma_commit();  // in place of the second product of a stage before
+        // Of each stage: softmax, then its second product, in flight together with the scores of the next stage. One softmax in
+        // the code, not one more before the loop: fetching it costs time. Waiting for the second product behind the softmax
+        // was slower (README.md).
+        Place values = {-1};          // whose second product is in flight
+        Place skipped = {-1};         // of which V is still to be given back
+        std::uint32_t next_what = 0;  // 0: not known yet
+#pragma unroll 1
+        while (true) {
+          wgmma_wait<1>();
+          if (what & partly) [[unlikely]]
+            find_seen(what, at.stage());
+          barrier_arrive_if(elected, shared_address(&barriers.k_empty[at.stage()]));
+          barrier_arrive_if(elected && (what & kStageOfTileEnd), shared_address(&barriers.q_empty));
+          wgmma_wait<0>();
+          barrier_arrive_if(elected && values.exists(), shared_address(&barriers.v_empty[max(values.stage(), 0)]));
+          if (skipped.exists()) [[unlikely]] {
+            give_back_values(skipped);
+            skipped = {-1};
+          }
+          transform(scores);
+          if (what & partly) [[unlikely]]
+            hide(scores);
+          weigh(scores);
+          pack_weights(scores, weights);
+#pragma unroll
+          for (int j = 0; j < kOutputs / 4; ++j) {
+            output[4 * j] *= factor_[0];
+            output[4 * j + 1] *= factor_[0];
+            output[4 * j + 2] *= factor_[1];
+            output[4 * j + 3] *= factor_[1];
+          }
+          if (what & kStageOfTileEnd) [[unlikely]]
+            break;
+          Place next = at.next();
+          if (next_what == 0) [[unlikely]]
+            next_what = await_what(next);
+          bool take_turns = (what & next_what & kSeen * 3) == kSeen * 3;
+          if (!(next_what & mine)) [[unlikely]] {
+            if (C::kWideStages == 2 || (next_what & kStageOfTileEnd))
+              break;  // with two, V would have to come to this stage's place
+            give_back_keys(next, next_what);
+            skipped = next;
+            next = next.next();
+            next_what = await_what(next);
+            take_turns = false;
+            if (!(next_what & mine)) break;
+          }
+          if (what & kStageGaps) [[unlikely]] {
+            barrier_wait(shared_address(&barriers.v_full[at.stage()]), at.parity());
+            clear_gaps(at.stage());
+          }
+          what = next_what;
+          values = at;
+          at = next;
+          if (take_turns) named_sync<256>(kTurn + group_);
+          wgmma_fence();
+          multiply_qk(scores, uniform(at.stage()));
+          wgmma_commit();
+          barrier_wait(shared_address(&barriers.v_full[values.stage()]), values.parity());
+          wgmma_fence();
+          multiply_pv(output, weights, uniform(values.stage()), false);
+          wgmma_commit();
+          if (take_turns) named_arrive<256>(kTurn + (group_ ^ 1));
+          // While the products run: what the next stage is, if it is there.
+          next = at.next();
+          next_what = 0;
+          if (barrier_passed(shared_address(&barriers.k_full[next.stage()]), next.parity())) next_what = what_of(next);
+        }
+        barrier_wait(shared_address(&barriers.v_full[at.stage()]), at.parity());
+        if (what & kStageGaps) clear_gaps(at.stage());
+        wgmma_fence();
+        multiply_pv(output, weights, uniform(at.stage()), false);
+        wgmma_commit();
+        wgmma_wait<0>();
+        if (elected) barrier_arrive(shared_address(&barriers.v_empty[at.stage()]));
+        at = at.next();
+        if (skipped.exists()) {
+          give_back_values(skipped);
+          at = at.next();
+        }
+      }
+      const detail::FusedTile tile = load_tile(tiles + number);
+      if (group_ * 64 < tile.pairs) finish(&tile, output, [] {});
+    }
+  }
+
+ private:
+  /// A stage, and the parity of its barriers' phases.
+  struct Place {
+    int value;
+    [[nodiscard]] __device__ __forceinline__ bool exists() const { return value >= 0; }
+    [[nodiscard]] __device__ __forceinline__ int stage() const { return value >> 1; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t parity() const {
+      return static_cast<std::uint32_t>(value & 1);
+    }
+    [[nodiscard]] __device__ __forceinline__ Place next() const {
+      return {stage() == C::kWideStages - 1 ? (value & 1) ^ 1 : value + 2};
+    }
+  };
+
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t what_of(Place place) const {
+    return stack_.stages[place.stage()].what;
+  }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t await_what(Place place) const {
+    barrier_wait(shared_address(&stack_.barriers->k_full[place.stage()]), place.parity());
+    return what_of(place);
+  }
+
+  /// Of a stage that this warpgroup sees nothing of.
+  __device__ __forceinline__ void give_back_keys(Place place, std::uint32_t what) {
+    synchronise_warp();  // every lane has read `what`
+    if (thread_ % kWaveLanes != 0) return;
+    barrier_arrive(shared_address(&stack_.barriers->k_empty[place.stage()]));
+    if (what & kStageOfTileEnd) barrier_arrive(shared_address(&stack_.barriers->q_empty));
+  }
+  __device__ __forceinline__ void give_back_values(Place place) {
+    barrier_wait(shared_address(&stack_.barriers->v_full[place.stage()]), place.parity());
+    synchronise_warp();
+    if (thread_ % kWaveLanes == 0) barrier_arrive(shared_address(&stack_.barriers->v_empty[place.stage()]));
+  }
+
+  /// The columns of this thread in front of a token of a stage, as bits: 2 j + e for column 8 j + 2 (lane % 4) + e.
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t columns_before(int token) const {
+    const int count = token / 8 * 2 + max(min(token % 8 - thread_ % 4 * 2, 2), 0);
+    return count == 32 ? ~0u : (1u << count) - 1;
+  }
+
+  /// Finds what the rows of this thread see of a stage, and its gaps, before it is given back with K.
+  __device__ __forceinline__ void find_seen(std::uint32_t what, int stage) {
+    tokens_of_slots_[0] = stack_.stages[stage].tokens_of_slots[0];
+    tokens_of_slots_[1] = stack_.stages[stage].tokens_of_slots[1];
+    seen_[0] = seen_[1] = 0;
+    const int row = row_of_thread(0), intervals = static_cast<int>(what >> 16);
+#pragma unroll 1
+    for (int i = 0; i < intervals; ++i) {
+      const std::uint32_t interval = stack_.stages[stage].intervals[i];
+      const int low = interval >> 16 & 255, high = interval >> 24;
+      const std::uint32_t columns = columns_before(interval >> 8 & 255) & ~columns_before(interval & 255);
+      if (row >= low && row < high) seen_[0] |= columns;
+      if (row + 8 >= low && row + 8 < high) seen_[1] |= columns;
+    }
+    synchronise_warp();  // before the stage is given back
+  }
+
+  __device__ __forceinline__ void hide(float (&scores)[kScores]) const {
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const std::uint32_t column = 1u << (2 * j + e);
+        if (!(seen_[0] & column)) scores[4 * j + e] = -INFINITY;
+        if (!(seen_[1] & column)) scores[4 * j + 2 + e] = -INFINITY;
+      }
+    }
+  }
+
+  /// Zeroes V in slots without a token: they hold other nodes' tokens or memory that nothing was written to yet, of which
+  /// 0 * NaN would be NaN. Both warpgroups write the same zeros, each before its own product.
+  __device__ __forceinline__ void clear_gaps(int stage) {
+    const int row = thread_ / 8, word = thread_ % 8;
+#pragma unroll
+    for (int unit = 0; unit < kTokens / detail::kStackSlots; ++unit) {
+      if (row < static_cast<int>(tokens_of_slots_[unit / 4] >> unit % 4 * 8 & 255)) continue;
+#pragma unroll
+      for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+        clear_shared(memory_.v(stage) + (chunk * kTokens + unit * detail::kStackSlots + row) * 128 + word * 16);
+      }
+    }
+    fence_async_proxy();
+    named_sync<128>(kGroup + group_);
+  }
+
+  const StackMemory<HeadDim>& stack_;
+  std::uint32_t seen_[2];             ///< of a stage that is seen partly, see columns_before()
+  std::uint32_t tokens_of_slots_[2];  ///< of a stage with gaps
+};
+
+}  // namespace espalier::gpu::sm90

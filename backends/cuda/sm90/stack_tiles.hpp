@@ -470,9 +470,9 @@ template <class T, int HeadDim, bool Transform>
 class StackConsumer : WideConsumer<T, HeadDim, Transform> {
   using Base = WideConsumer<T, HeadDim, Transform>;
   using C = Config<HeadDim>;
-  using Base::finish;
+  using Base::finish, Base::rescale;
   using Base::kTokens, Base::kScores, Base::kOutputs;
-  using Base::memory_, Base::group_, Base::thread_, Base::peak_, Base::weight_, Base::factor_;
+  using Base::memory_, Base::group_, Base::thread_, Base::peak_, Base::weight_;
   using Base::transform, Base::weigh, Base::pack_weights, Base::multiply_qk, Base::multiply_pv, Base::row_of_thread;
 
  public:
@@ -534,13 +534,7 @@ class StackConsumer : WideConsumer<T, HeadDim, Transform> {
             hide(scores);
           weigh(scores);
           pack_weights(scores, weights);
-#pragma unroll
-          for (int j = 0; j < kOutputs / 4; ++j) {
-            output[4 * j] *= factor_[0];
-            output[4 * j + 1] *= factor_[0];
-            output[4 * j + 2] *= factor_[1];
-            output[4 * j + 3] *= factor_[1];
-          }
+          rescale(output);
           if (what & kStageOfTileEnd) [[unlikely]]
             break;
           Place next = at.next();

@@ -358,15 +358,7 @@ class WideConsumer {
         wgmma_wait<0>();
         if (s > 0 && elected) barrier_arrive(shared_address(&barriers.v_empty[v_stage]));
         pack_weights(scores, weights);
-        if (s > 0) {
-#pragma unroll
-          for (int j = 0; j < kOutputs / 4; ++j) {
-            output[4 * j] *= factor_[0];
-            output[4 * j + 1] *= factor_[0];
-            output[4 * j + 2] *= factor_[1];
-            output[4 * j + 3] *= factor_[1];
-          }
-        }
+        if (s > 0) rescale(output);
         if (s == stages - 1) break;
         v_stage = stage;
         const std::uint32_t v_parity = parity;
@@ -532,6 +524,17 @@ class WideConsumer {
     }
     weight_[0] = weight_[0] * factor_[0] + sum0;
     weight_[1] = weight_[1] * factor_[1] + sum1;
+  }
+
+  /// By what the last softmax changed the peaks.
+  __device__ __forceinline__ void rescale(float (&output)[kOutputs]) const {
+#pragma unroll
+    for (int j = 0; j < kOutputs / 4; ++j) {
+      output[4 * j] *= factor_[0];
+      output[4 * j + 1] *= factor_[0];
+      output[4 * j + 2] *= factor_[1];
+      output[4 * j + 3] *= factor_[1];
+    }
   }
 
   __device__ __forceinline__ void pack_weights(const float (&scores)[kScores], std::uint32_t (&weights)[kTokens / 4]) {

@@ -3,9 +3,10 @@
 // every output against a reference kernel in the same run, and times a captured graph of all layers.
 //
 //   attend_driver [--workload NAME... --heads QUERY,KV,HEAD_DIM] [--dtype bf16|f16] [--block-tokens N] [--layers N]
-//                 [--repeat N] [--csv FILE] [--validate CASES [--seed N] [--head-dim N]]
+//                 [--repeat N] [--csv FILE] [--stacks 0|1] [--validate CASES [--seed N] [--head-dim N]]
 //
-// Without --workload: the published table. Exit code 1 where a result is wrong.
+// Without --workload: the published table. --stacks: never or always a plan of stacks, not what the planner predicts to be
+// faster. Exit code 1 where a result is wrong.
 
 #include <algorithm>
 #include <chrono>

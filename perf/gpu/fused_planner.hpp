@@ -65,7 +65,7 @@ struct FusedPlan {
   std::int32_t partials = 0;
   int wide_workers = 0;
   double predicted = 0;  ///< microseconds
-  bool stacked = false;  ///< all tiles are wide
+  bool stacked = false;  ///< all tiles are stacks
 };
 
 class FusedPlanner {
@@ -78,7 +78,7 @@ class FusedPlanner {
   FusedPlan plan() {
     const bool possible = group_ <= detail::kWidePairs && config_.stacks != 0;
     if (!possible || config_.stacks < 0) {
-      plan_in_lines();
+      plan_in_streams();
       if (!possible) return std::move(plan_);
     }
     for (const bool whole : {false, true}) {
@@ -99,7 +99,7 @@ class FusedPlanner {
     emit();
   }
 
-  void plan_in_lines() {
+  void plan_in_streams() {
     classify();
     find_wide_streams();
     find_narrow_streams();
@@ -144,6 +144,7 @@ class FusedPlanner {
 
   static constexpr int kWarps = 8;  ///< of a worker that take narrow tiles
 
+  /// What tokens of one segment take of a wide tile.
   [[nodiscard]] int slots(int tokens) const { return plan_.stacked ? detail::stack_slots(tokens) : tokens; }
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
   [[nodiscard]] int pairs_of(int node) const { return (tree_.row_end[at(node)] - tree_.row_begin[at(node)]) * group_; }
@@ -220,7 +221,7 @@ class FusedPlanner {
       int tokens = 0;
       for (auto node = chain.rbegin(); node != chain.rend(); ++node) {
         if (tree_.tokens[at(*node)] > 0) add_segment(*node, tree_.tokens[at(*node)]);
-        tokens += slots(tree_.tokens[at(*node)]);
+        tokens += tree_.tokens[at(*node)];
       }
       chains_.push_back({i, segment_begin, static_cast<int>(plan_.segments.size()), tokens, 0, 0});
       const int tiles = (pairs_of(i) + detail::kWidePairs - 1) / detail::kWidePairs;

@@ -190,7 +190,7 @@ void compare(const Problem& problem) {
   planner.kv_heads = problem.kv_heads;
   planner.stacks = 0;  // plans of streams have none
   const Tree tree = make_tree(workload, {});
-  const Prediction host = predict(arrays_of(FusedPlanner(tree, planner).plan()));
+  const Prediction host = predict(arrays_of(plan_fused(tree, planner)));
   std::printf("%-55s %2d/%-2d | %7.1f %7.1f %6.3f | %3d %3d | %5zu %5zu | %5zu %5zu | %4zu %4zu | %7.1f %7.1f\n",
               problem.workload.c_str(), problem.query_heads, problem.kv_heads, host.us, device.us, device.us / host.us,
               host.wide_workers, device.wide_workers, host.wide, device.wide, host.narrow, device.narrow, host.queued,

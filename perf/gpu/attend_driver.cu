@@ -117,7 +117,7 @@ bool measure(const Options& options, const std::string& name, const Heads& heads
   config.head_dim = heads.dim;
   config.wide_workers = options.wide_workers;
   const auto begin = std::chrono::steady_clock::now();
-  const perf::FusedPlan plan = perf::FusedPlanner(tree, config).plan();
+  const perf::FusedPlan plan = perf::plan_fused(tree, config);
   const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
   const DevicePlan device_plan(tree, plan, config.workers, heads.dim);
   cudaStream_t stream;
@@ -205,7 +205,7 @@ bool validate_case(std::uint32_t seed, int head_dim, bool verbose) {
   if (random() % 4 == 0) config.large_bytes = 0;  // exercises the queue
   config.short_tokens = pick({16, 1, 200});
   config.stacks = pick({0, 1});
-  const perf::FusedPlan plan = perf::FusedPlanner(tree, config).plan();
+  const perf::FusedPlan plan = perf::plan_fused(tree, config);
   const DevicePlan device_plan(tree, plan, config.workers, dim);
   const FusedParams params = {problem.params(0), device_plan.view(), tree.rows(), true};
   Error error;

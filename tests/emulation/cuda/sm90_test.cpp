@@ -156,7 +156,7 @@ class EmulatedProblem {
     config.head_dim = heads_.head_dim;
     config.stacks = 1;
     config.short_tokens = choices_.chains ? 40 : 1;
-    reference_ = perf::FusedPlanner(tree, config).plan();
+    reference_ = perf::plan_fused(tree, config);
     constexpr float kUnwritten = std::numeric_limits<float>::quiet_NaN();
     partial_out_.assign(std::size_t(reference_.partials) * std::size_t(heads_.head_dim),
                         from_float<Element>(kUnwritten));

@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kThreads, 1) stack_kernel(const __grid_constan
   __shared__ StackBarriers<HeadDim> barriers;
   __shared__ StackStage<HeadDim> stages[C::kWideStages];
 
-  const int thread = threadIdx.x, worker = blockIdx.x, warp = thread / kWaveLanes;
+  const int thread = threadIdx.x, worker = blockIdx.x, warp = uniform(thread / kWaveLanes);
   const detail::FusedPlanView& plan = arguments.plan;
   if (arguments.wait_first) wait_for_predecessor();
   // What comes before wait_for_predecessor() below overlaps a preceding launch's end: it reads the plan, no more.

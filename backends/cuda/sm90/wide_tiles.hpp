@@ -17,6 +17,11 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t address
          (static_cast<std::uint64_t>(stride >> 4) << 32) | (1ull << 62);
 }
 
+/// The descriptor of a place some bytes behind another one's, a multiple of 16: nothing carries out of the address.
+__device__ __forceinline__ std::uint64_t operand_behind(std::uint64_t descriptor, std::uint32_t bytes) {
+  return (descriptor & 0xffffffff00000000ull) | (static_cast<std::uint32_t>(descriptor) + (bytes >> 4));
+}
+
 /// Named barriers of the block.
 enum NamedBarrier : int {
   kTurn = 1,      ///< and 2: the turn of each consumer warpgroup on the matrix units
@@ -440,11 +445,12 @@ class WideConsumer {
   }
 
   __device__ __forceinline__ void multiply_qk(float (&scores)[kScores], int stage) {
-    const std::uint32_t q = memory_.q() + group_ * 8192, k = memory_.k(stage);
+    const std::uint64_t q = matrix_descriptor(memory_.q() + group_ * 8192, 16, 1024);
+    const std::uint64_t k = matrix_descriptor(memory_.k(stage), 16, 1024);
 #pragma unroll
     for (int slice = 0; slice < C::kPadded / 16; ++slice) {
-      const std::uint64_t a = matrix_descriptor(q + slice / 4 * detail::kWidePairs * 128 + slice % 4 * 32, 16, 1024);
-      const std::uint64_t b = matrix_descriptor(k + slice / 4 * kTokens * 128 + slice % 4 * 32, 16, 1024);
+      const std::uint64_t a = operand_behind(q, slice / 4 * detail::kWidePairs * 128 + slice % 4 * 32);
+      const std::uint64_t b = operand_behind(k, slice / 4 * kTokens * 128 + slice % 4 * 32);
       if constexpr (kTokens == 128)
         wgmma_n128<T>(scores, a, b, slice > 0);
       else
@@ -454,13 +460,13 @@ class WideConsumer {
 
   __device__ __forceinline__ void multiply_pv(float (&output)[kOutputs], const std::uint32_t (&weights)[kTokens / 4],
                                               int stage, bool first) {
-    const std::uint32_t v = memory_.v(stage);
+    const std::uint64_t v = matrix_descriptor(memory_.v(stage), kTokens * 128, 1024);
 #pragma unroll
     for (int slice = 0; slice < kTokens / 16; ++slice) {
       const int accumulate = !(first && slice == 0);
 #pragma unroll
       for (int chunk = 0; chunk < C::kChunks; chunk += 2) {
-        const std::uint64_t b = matrix_descriptor(v + chunk * kTokens * 128 + slice * 2048, kTokens * 128, 1024);
+        const std::uint64_t b = operand_behind(v, chunk * kTokens * 128 + slice * 2048);
         if (chunk + 1 < C::kChunks)
           wgmma_n128<T>(output + chunk * 32, weights + slice * 4, b, accumulate);
         else

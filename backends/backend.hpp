@@ -12,8 +12,8 @@ namespace espalier::backend {
 
 /// What a kernel reads.
 enum class PlanForm : std::uint8_t {
-  tiles,   ///< detail::PlanView: tiles of rows, cut by any strategy
-  streams  ///< detail::FusedPlanView: wide and narrow tiles of pairs, which PlanStrategy::automatic alone makes
+  tiles,  ///< detail::PlanView: tiles of rows, cut by any strategy
+  stacks  ///< detail::FusedPlanView: tiles of pairs with all that they see, which PlanStrategy::automatic alone makes
 };
 
 /// What is known of a problem before there is any data.
@@ -48,12 +48,12 @@ struct FusedKernel {
   std::string (*why_not_here)();                                         ///< no device, or another than it was made for
   std::string (*why_not_shape)(const Shape& shape);                      ///< type and sizes
   std::string (*why_not_params)(const detail::AttendParams& call);       ///< alignment and strides; the shape is right
-  TileSize (*tile_size)(const Shape& shape);                             ///< null where the form is streams
-  int (*attend_tiles)(const detail::AttendParams& call, Stream stream);  ///< null where the form is streams
+  TileSize (*tile_size)(const Shape& shape);                             ///< null where the form is stacks
+  int (*attend_tiles)(const detail::AttendParams& call, Stream stream);  ///< null where the form is stacks
   /// Null where the form is tiles. `call.plan` is not read. `q_rows` rows of q are there, at least those of the plan.
   /// Where the plan is settled, no launch that may still run in front of this one writes it.
-  int (*attend_streams)(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows,
-                        bool is_settled, Stream stream);
+  int (*attend_stacks)(const detail::AttendParams& call, const detail::FusedPlanView& plan, std::int32_t q_rows,
+                       bool is_settled, Stream stream);
   /// The number of the capture that a stream is in, kNoCapture or kUnknownCapture; null where nothing is
   /// captured.
   std::uint64_t (*capture_of)(Stream stream);

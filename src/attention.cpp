@@ -56,9 +56,9 @@ void attend_fused(const Exec& exec, const Plan<Exec>& plan, AttendParams& params
   if (plan.rows() == 0) return;
   const int status = told_to_tools(exec, "espalier::attend", [&] {
     const backend::Stream stream = stream_of(exec);
-    if (kernel.form == PlanForm::streams) {
+    if (kernel.form == PlanForm::stacks) {
       const bool is_settled = plan.enter_stream(stream, kernel.capture_of);
-      const int launched = kernel.attend_streams(params, plan.stream_view(), plan.rows(), is_settled, stream);
+      const int launched = kernel.attend_stacks(params, plan.stack_view(), plan.rows(), is_settled, stream);
       if (launched != 0) plan.forget_stream();
       return launched;
     }

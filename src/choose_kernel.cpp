@@ -24,7 +24,7 @@ std::string names_for(std::string_view space) {
 /// Why the kernel cannot run what the plan is for, or nothing.
 std::string why_not(const FusedKernel& kernel, const PlanConfig& config) {
   if (std::string reason = kernel.why_not_here(); !reason.empty()) return reason;
-  if (kernel.form == backend::PlanForm::streams && config.strategy != PlanStrategy::automatic)
+  if (kernel.form == backend::PlanForm::stacks && config.strategy != PlanStrategy::automatic)
     return std::string("the strategy is ") + name_of(config.strategy) + ", it takes automatic alone";
   return kernel.why_not_shape(shape_of(config, 0));
 }

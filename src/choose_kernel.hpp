@@ -14,7 +14,7 @@ struct KernelChoice {
   bool is_asked_for;                  ///< it must be this one: attend() does not take the portable one instead
   std::string why_not;                ///< where it is portable though a fused one was welcome
 
-  [[nodiscard]] bool reads_streams() const { return fused != nullptr && fused->form == backend::PlanForm::streams; }
+  [[nodiscard]] bool reads_stacks() const { return fused != nullptr && fused->form == backend::PlanForm::stacks; }
 };
 
 /// @param space  name() of the execution space

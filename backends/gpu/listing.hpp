@@ -34,7 +34,7 @@ constexpr backend::FusedKernel simt_kernel(const char* name, const char* space) 
           .why_not_params = takes_any_params,
           .tile_size = nullptr,
           .attend_tiles = enqueue_simt_attend,
-          .attend_streams = nullptr,
+          .attend_stacks = nullptr,
           .capture_of = nullptr,
           .append = enqueue_append,
           .status_text = nullptr};

@@ -138,13 +138,13 @@ class Plan {
   [[nodiscard]] PlanReport report(const Exec& exec) const;
 
   /// Plain pointers, for kernels.
-  /// @throws Error{stale_plan} before the first update, Error{unsupported} if the plan's kernel reads stream_view()
+  /// @throws Error{stale_plan} before the first update, Error{unsupported} if the plan's kernel reads stack_view()
   [[nodiscard]] detail::PlanView view() const;
 
-  /// The same for kernels that read wide and narrow tiles; asking a plan without them is an error of the program.
-  [[nodiscard]] detail::FusedPlanView stream_view() const;
+  /// The same for kernels that read tiles of stacks; asking a plan without them is an error of the program.
+  [[nodiscard]] detail::FusedPlanView stack_view() const;
 
-  /// For attend(), of stream_view(), before it enqueues on a stream: whether it may read the plan before the launch in front
+  /// For attend(), of stack_view(), before it enqueues on a stream: whether it may read the plan before the launch in front
   /// has ended (plan/settled.hpp). False: it has to wait. forget_stream() where it could not be enqueued after all.
   [[nodiscard]] bool enter_stream(void* stream, std::uint64_t (*capture_of)(void*)) const;
   void forget_stream() const;

@@ -319,32 +319,24 @@ class DevicePlan {
   DevicePlan(const perf::Tree& tree, const perf::FusedPlan& plan, int workers, int head_dim)
       : header_(std::vector{plan.header}),
         segments_(plan.segments),
-        gathered_(plan.gathered),
-        wide_(plan.wide_tiles),
-        narrow_(plan.narrow_tiles),
+        tiles_(plan.tiles),
         worker_(plan.worker),
         merge_begin_(plan.merge_begin),
         entries_(plan.merge_entries),
         row_visible_(tree.row_visible),
         row_index_(tree.row_index),
         block_table_(tree.block_table),
-        queue_next_(1),
         partial_out_(static_cast<std::size_t>(plan.partials) * static_cast<std::size_t>(head_dim)),
         partial_lse_(static_cast<std::size_t>(plan.partials)) {
-    queue_next_.fill(0);
     partial_out_.fill(0xff);
     partial_lse_.fill(0xff);
     view_ = {workers,
              tree.rows(),
              plan.merge_entries.empty() ? 0 : 1,
-             plan.stacked ? 1 : 0,
              header_.data(),
              segments_.data(),
-             gathered_.data(),
-             wide_.data(),
-             narrow_.data(),
+             tiles_.data(),
              worker_.data(),
-             queue_next_.data(),
              merge_begin_.data(),
              entries_.data(),
              row_visible_.data(),
@@ -358,13 +350,11 @@ class DevicePlan {
  private:
   DeviceArray<detail::FusedPlanHeader> header_;
   DeviceArray<detail::FusedSegment> segments_;
-  DeviceArray<detail::GatheredToken> gathered_;
-  DeviceArray<detail::FusedTile> wide_, narrow_;
+  DeviceArray<detail::FusedTile> tiles_;
   DeviceArray<detail::FusedWorker> worker_;
   DeviceArray<std::int32_t> merge_begin_;
   DeviceArray<detail::MergeEntry> entries_;
   DeviceArray<std::int32_t> row_visible_, row_index_, block_table_;
-  DeviceArray<std::uint32_t> queue_next_;
   DeviceArray<std::uint16_t> partial_out_;
   DeviceArray<float> partial_lse_;
   detail::FusedPlanView view_;

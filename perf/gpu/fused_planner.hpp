@@ -1,23 +1,352 @@
 #pragma once
 // A planner for the fused kernels on the host: the reference of the format in espalier/detail/fused_plan.hpp. It favours
-// being read over being fast. A plan has streams or stacks, whichever is predicted to take less time.
+// being read over being fast.
+//
+// A stack is what up to 128 neighbouring pairs see of one KV head: the nodes above that more pairs see, then the subtrees that
+// only they see, those of the first and those of the last 64 pairs by turns. Workers get spans of the line of all stacks, or
+// whole ones, whichever is predicted to take less time.
 
-#include "perf/gpu/stack_planner.hpp"
-#include "perf/gpu/stream_planner.hpp"
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "espalier/detail/fused_plan.hpp"
+#include "perf/gpu/spans.hpp"
+#include "perf/gpu/workload.hpp"
 
 namespace espalier::perf {
 
-inline FusedPlan plan_fused(const Tree& tree, const PlannerConfig& config) {
-  const bool possible = config.query_heads / config.kv_heads <= detail::kWidePairs && config.stacks != 0;
-  FusedPlan plan;
-  plan.predicted = 1e30;
-  if (!possible || config.stacks < 0) plan = StreamPlanner(tree, config).plan();
-  for (const bool whole : {false, true}) {
-    if (!possible) break;
-    FusedPlan stacked = StackPlanner(tree, config).plan(whole);
-    if (stacked.predicted < plan.predicted) plan = std::move(stacked);
+struct PlannerConfig {
+  int workers = 132;
+  int query_heads = 32, kv_heads = 8, head_dim = 128;
+  // Costs in microseconds, from time stamps of every tile on an H200; those of blocks are for head_dim 128.
+  double block = 1.64;         ///< 128 pairs x 128 slots on one multiprocessor
+  double small_block = 1.05;   ///< at most 64 pairs x 128 slots
+  double half_block = 1.2;     ///< 128 slots of which one half of 128 pairs sees nothing
+  double tile = 1.8;           ///< of a tile
+  double more_segments = 1.2;  ///< more for a tile of several segments
+  double merge = 2;            ///< of a merge that has something to do
+  double memory_rate = 4200;   ///< GB/s
+  double partial_bytes = 512;  ///< written and read for one partial
+  int short_tokens = 40;       ///< nodes with fewer tokens get no stacks of their own
+};
+
+struct FusedPlan {
+  detail::FusedPlanHeader header = {};
+  std::vector<detail::FusedSegment> segments;
+  std::vector<detail::FusedTile> tiles;
+  std::vector<detail::FusedWorker> worker;
+  std::vector<std::int32_t> merge_begin;
+  std::vector<detail::MergeEntry> merge_entries;
+  std::int32_t partials = 0;
+  double predicted = 0;  ///< microseconds
+};
+
+class StackPlanner {
+ public:
+  StackPlanner(const Tree& tree, const PlannerConfig& config)
+      : tree_(tree), config_(config), group_(config.query_heads / config.kv_heads) {}
+
+  /// @param whole  stacks are not cut
+  FusedPlan plan(bool whole) {
+    find_stacks(false);
+    if (whole && alternates()) {
+      plan_ = {};
+      stacks_.clear();
+      find_stacks(true);
+    }
+    balance(whole);
+    emit_tiles();
+    mark_direct();
+    emit_merge_lists();
+    return std::move(plan_);
   }
-  return plan;
+
+ private:
+  static constexpr int kHalfPairs = detail::kTilePairs / 2;
+
+  /// Rows with the same stacks.
+  struct Rows {
+    int begin, end;
+    int above;  ///< the lowest node that sees them and is big; -1: none
+  };
+  struct Stack {
+    int segment_begin, segment_end;
+    int slots;
+    int half_begin, half_end;  ///< blocks of which one half of the pairs sees nothing
+    int kv_head, pair_begin, pairs;
+  };
+
+  static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+  static int tiles_of(int pairs) { return (pairs + detail::kTilePairs - 1) / detail::kTilePairs; }
+  static int blocks_of(int slots) { return (slots + detail::kTileSlots - 1) / detail::kTileSlots; }
+  [[nodiscard]] int pairs_of(int node) const { return (tree_.row_end[at(node)] - tree_.row_begin[at(node)]) * group_; }
+  /// More pairs than a tile holds.
+  [[nodiscard]] bool is_big(int node) const { return pairs_of(node) > detail::kTilePairs; }
+
+  // ----------------------------------------------------------------------------------------------------- stacks
+
+  /// All rows from left to right. Rows of a subtree that is not big stay together. A row with more pairs than a tile holds is
+  /// alone.
+  [[nodiscard]] std::vector<Rows> rows_of_stacks() const {
+    std::vector<int> root_of_row(at(tree_.rows()),
+                                 -1);               // outermost subtree that is not big, in the row where it begins
+    for (int i = tree_.nodes() - 1; i >= 0; --i) {  // ancestors come last and win
+      const int parent = tree_.parent[at(i)];
+      if (!is_big(i) && pairs_of(i) > 0 && (parent < 0 || is_big(parent))) root_of_row[at(tree_.row_begin[at(i)])] = i;
+    }
+    std::vector<Rows> all;
+    for (int row = 0; row < tree_.rows();) {
+      const int root = root_of_row[at(row)], end = root >= 0 ? tree_.row_end[at(root)] : row + 1;
+      const int above = root >= 0 ? tree_.parent[at(root)] : tree_.row_node[at(row)];
+      if (!all.empty() && all.back().above == above && (end - all.back().begin) * group_ <= detail::kTilePairs)
+        all.back().end = end;
+      else
+        all.push_back({row, end, above});
+      row = end;
+    }
+    return all;
+  }
+
+  /// A node whose pairs fill more tiles in stacks than by themselves by an eighth gets stacks of its own.
+  /// @param alternate  every other stack begins with its halves
+  void find_stacks(bool alternate) {
+    const std::vector<Rows> all = rows_of_stacks();
+    std::vector<int> tiles_below(at(tree_.nodes()), 0);
+    for (const Rows& rows : all) {
+      for (int i = rows.above; i >= 0; i = tree_.parent[at(i)])
+        tiles_below[at(i)] += tiles_of((rows.end - rows.begin) * group_);
+    }
+    std::vector<bool> alone(at(tree_.nodes()), false);
+    for (int i = 0; i < tree_.nodes(); ++i) {
+      const int tokens = tree_.tokens[at(i)];
+      if (pairs_of(i) > 0 && !alternate) kv_bytes_ += 4.0 * tokens * config_.head_dim * config_.kv_heads;
+      alone[at(i)] = is_big(i) && tokens >= config_.short_tokens && 8 * tiles_below[at(i)] > 9 * tiles_of(pairs_of(i));
+      if (!alone[at(i)]) continue;
+      const int segment = add_segment(i, 0, tokens), slots = detail::stack_slots(tokens);
+      add_stacks({tree_.row_begin[at(i)], tree_.row_end[at(i)], i}, segment, slots, slots, slots);
+    }
+    int node = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) add_stacks(all[i], alone, node, alternate && i % 2 == 1);
+  }
+
+  /// Workers that take whole stacks would all be above at the same time, when memory has nothing to do, and then all wait for
+  /// memory below. Where halves take longer to arrive than to compute, but not longer than everything, every other stack has
+  /// them first.
+  [[nodiscard]] bool alternates() const {
+    double all = 0, halves = 0;
+    for (const Stack& s : stacks_) {
+      const StackCost cost = cost_of(s);
+      all += cost.of(0, cost.blocks);
+      halves += cost.of(cost.half_begin, cost.half_end) - cost.tile;
+    }
+    const double memory = kv_bytes_ / (config_.memory_rate * 1e3) * config_.workers;
+    return halves < memory && memory < 0.8 * all;
+  }
+
+  /// @param node  the first that does not come before the rows; goes on behind them
+  /// @param halves_first  what both halves see comes last
+  void add_stacks(const Rows& rows, const std::vector<bool>& alone, int& node, bool halves_first) {
+    const int segment_begin = static_cast<int>(plan_.segments.size());
+    std::vector<int> shared;
+    for (int i = rows.above; i >= 0; i = tree_.parent[at(i)]) {
+      if (!alone[at(i)] && tree_.tokens[at(i)] > 0) shared.insert(shared.begin(), i);
+    }
+    struct Part {
+      int node, first, tokens;
+    };
+    std::vector<Part> halves[2];
+    const int middle = rows.begin * group_ + kHalfPairs;
+    for (; node < tree_.nodes() && tree_.row_begin[at(node)] < rows.end; ++node) {
+      const int begin = tree_.row_begin[at(node)] * group_, end = tree_.row_end[at(node)] * group_;
+      const int tokens = tree_.tokens[at(node)];
+      if (is_big(node) || begin == end || tokens == 0) continue;
+      if (begin < middle && middle < end)
+        shared.push_back(node);
+      else
+        halves[begin < middle ? 0 : 1].push_back({node, 0, tokens});
+    }
+    int slots = 0;
+    const auto add = [&](int of_node, int first_token, int tokens) {
+      add_segment(of_node, first_token, tokens);
+      slots += detail::stack_slots(tokens);
+    };
+    const auto add_shared = [&] {
+      for (int i : shared) add(i, 0, tree_.tokens[at(i)]);
+    };
+    if (!halves_first) add_shared();
+    const int half_begin = slots;
+    std::size_t next[2] = {0, 0};
+    for (int half = 0; next[0] < halves[0].size() || next[1] < halves[1].size(); half ^= 1) {
+      while (next[half] < halves[half].size()) {  // up to the end of a block
+        Part& part = halves[half][next[half]];
+        const int tokens = std::min(part.tokens, detail::kTileSlots - slots % detail::kTileSlots);
+        add(part.node, part.first, tokens);
+        part.first += tokens;
+        part.tokens -= tokens;
+        if (part.tokens == 0) ++next[half];
+        if (slots % detail::kTileSlots == 0) break;
+      }
+    }
+    const int half_end = slots;
+    if (halves_first) add_shared();
+    add_stacks(rows, segment_begin, slots, half_begin, half_end);
+  }
+
+  /// A stack for each KV head and each 128 pairs, of segments from one on.
+  /// @param half_begin  slots [half_begin, half_end) are seen by one half of the pairs
+  void add_stacks(const Rows& rows, int segment_begin, int slots, int half_begin, int half_end) {
+    if (slots == 0) return;
+    const int first_half = blocks_of(half_begin), pair_end = rows.end * group_;
+    for (int pair = rows.begin * group_; pair < pair_end; pair += detail::kTilePairs) {
+      for (int head = 0; head < config_.kv_heads; ++head) {
+        stacks_.push_back({segment_begin, static_cast<int>(plan_.segments.size()), slots, first_half,
+                           std::max(first_half, half_end / detail::kTileSlots), head, pair,
+                           std::min(pair_end - pair, detail::kTilePairs)});
+      }
+    }
+  }
+
+  int add_segment(int node, int first_token, int tokens) {
+    detail::FusedSegment s = {};
+    const int place = tree_.first_offset[at(node)] + first_token;
+    s.table_begin = tree_.first_block[at(node)] + place / tree_.block_tokens;
+    s.first_block = tree_.block_table[at(s.table_begin)];
+    s.block_offset = place % tree_.block_tokens;
+    s.tokens = tokens;
+    s.row_begin = tree_.row_begin[at(node)];
+    s.row_end = tree_.row_end[at(node)];
+    const bool all_see_it = s.row_begin == tree_.own_row_end[at(node)] ||
+                            tree_.row_visible[at(s.row_begin)] >= first_token + tokens;  // own rows see more and more
+    s.own_row_end = all_see_it ? s.row_begin : tree_.own_row_end[at(node)];
+    s.node_token = first_token;
+    plan_.segments.push_back(s);
+    return static_cast<int>(plan_.segments.size()) - 1;
+  }
+
+  // ---------------------------------------------------------------------------------------------------- balance
+
+  [[nodiscard]] StackCost cost_of(const Stack& s) const {
+    const double size = config_.head_dim / 128.0;
+    const bool several = s.segment_end > s.segment_begin + 1;
+    return {blocks_of(s.slots),
+            size * (s.pairs <= kHalfPairs ? config_.small_block : config_.block),
+            config_.tile + (several ? config_.more_segments : 0.0),
+            s.half_begin,
+            s.half_end,
+            size * config_.half_block};
+  }
+
+  void balance(bool whole) {
+    std::vector<StackCost> line;
+    for (const Stack& s : stacks_) line.push_back(cost_of(s));
+    const double finish = spread(line, config_.workers, whole, spans_);
+    double partials = 0;  // but for those of whole stacks, which are mostly direct
+    for (const auto& list : spans_) {
+      for (const Span& span : list) {
+        const Stack& s = stacks_[at(span.stack)];
+        if (span.end - span.begin < blocks_of(s.slots)) partials += s.pairs;
+      }
+    }
+    const auto transfer = [&](double bytes) { return bytes / (config_.memory_rate * 1e3); };
+    plan_.predicted = std::max(finish, transfer(kv_bytes_)) + transfer(partials * config_.partial_bytes) +
+                      (partials > 0 ? config_.merge : 0.0);
+  }
+
+  // ------------------------------------------------------------------------------------------------------ tiles
+
+  void emit_tiles() {
+    plan_.header.rows = tree_.rows();
+    for (const auto& list : spans_) {
+      const int begin = static_cast<int>(plan_.tiles.size());
+      for (const Span& span : list) emit_tile(stacks_[at(span.stack)], span);
+      plan_.worker.push_back({begin, static_cast<int>(plan_.tiles.size())});
+    }
+  }
+
+  void emit_tile(const Stack& stack, const Span& span) {
+    const auto slots_of = [&](int segment) { return detail::stack_slots(plan_.segments[at(segment)].tokens); };
+    detail::FusedTile tile = {};
+    tile.segment_begin = stack.segment_begin;
+    tile.skip = span.begin * detail::kTileSlots;
+    tile.slots = std::min(stack.slots, span.end * detail::kTileSlots) - tile.skip;
+    while (tile.skip >= slots_of(tile.segment_begin)) tile.skip -= slots_of(tile.segment_begin++);
+    tile.segment_end = tile.segment_begin;
+    int row_begin = INT32_MAX, row_end = 0;  // those that see any of it
+    for (int covered = -tile.skip; covered < tile.slots; ++tile.segment_end) {
+      const detail::FusedSegment& segment = plan_.segments[at(tile.segment_end)];
+      covered += slots_of(tile.segment_end);
+      row_begin = std::min(row_begin, segment.row_begin);
+      row_end = std::max(row_end, segment.row_end);
+    }
+    tile.pair_begin = std::max(stack.pair_begin, row_begin * group_);
+    const int pair_end = std::min(stack.pair_begin + stack.pairs, row_end * group_);
+    tile.pairs = static_cast<std::uint16_t>(pair_end - tile.pair_begin);
+    tile.kv_head = static_cast<std::uint16_t>(stack.kv_head);
+    tile.partial_begin = plan_.partials;
+    plan_.partials += tile.pairs;
+    plan_.tiles.push_back(tile);
+  }
+
+  // ------------------------------------------------------------------------------------------------------ merge
+
+  [[nodiscard]] std::size_t result(int pair, int head) const { return at(pair) * at(config_.kv_heads) + at(head); }
+
+  void mark_direct() {
+    partials_of_.assign(at(tree_.rows()) * at(group_) * at(config_.kv_heads), 0);
+    for (const detail::FusedTile& tile : plan_.tiles) {
+      for (int i = 0; i < tile.pairs; ++i) ++partials_of_[result(tile.pair_begin + i, tile.kv_head)];
+    }
+    for (detail::FusedTile& tile : plan_.tiles) {
+      bool alone = true;
+      for (int i = 0; i < tile.pairs; ++i)
+        alone = alone && partials_of_[result(tile.pair_begin + i, tile.kv_head)] == 1;
+      if (alone) tile.flags |= detail::kTileDirect;
+    }
+  }
+
+  void emit_merge_lists() {
+    const int pairs = tree_.rows() * group_, blocks = (pairs + detail::kMergePairs - 1) / detail::kMergePairs;
+    std::vector<std::vector<detail::MergeEntry>> lists(at(blocks) * at(config_.kv_heads));
+    const auto add = [&](int pair_begin, int pair_end, int head, int partial) {
+      for (int b = pair_begin / detail::kMergePairs; b * detail::kMergePairs < pair_end; ++b) {
+        const int base = b * detail::kMergePairs;
+        lists[at(b) * at(config_.kv_heads) + at(head)].push_back(
+            {partial == detail::kNoPartial ? partial : partial + base - pair_begin,
+             static_cast<std::uint16_t>(std::max(pair_begin - base, 0)),
+             static_cast<std::uint16_t>(std::min(pair_end - base, detail::kMergePairs))});
+      }
+    };
+    for (const detail::FusedTile& tile : plan_.tiles) {
+      if (tile.flags & detail::kTileDirect) continue;
+      add(tile.pair_begin, tile.pair_begin + tile.pairs, tile.kv_head, tile.partial_begin);
+    }
+    for (int pair = 0; pair < pairs; ++pair) {
+      for (int head = 0; head < config_.kv_heads; ++head) {
+        if (partials_of_[result(pair, head)] == 0) add(pair, pair + 1, head, detail::kNoPartial);
+      }
+    }
+    plan_.merge_begin.assign(1, 0);
+    for (const auto& list : lists) {
+      plan_.merge_entries.insert(plan_.merge_entries.end(), list.begin(), list.end());
+      plan_.merge_begin.push_back(static_cast<int>(plan_.merge_entries.size()));
+    }
+  }
+
+  const Tree& tree_;
+  PlannerConfig config_;
+  int group_;
+  std::vector<Stack> stacks_;
+  double kv_bytes_ = 0;
+  Spans spans_;
+  std::vector<int> partials_of_;  ///< of each pair and KV head
+  FusedPlan plan_;
+};
+
+inline FusedPlan plan_fused(const Tree& tree, const PlannerConfig& config) {
+  FusedPlan cut = StackPlanner(tree, config).plan(false), whole = StackPlanner(tree, config).plan(true);
+  return cut.predicted < whole.predicted ? cut : whole;
 }
 
 }  // namespace espalier::perf

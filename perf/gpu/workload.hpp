@@ -101,7 +101,7 @@ inline Workload make_workload(const std::string& name) {
 }
 
 /// A random forest with everything a plan may meet: several roots, empty nodes, rows inside nodes, limited rows, rows
-/// with an empty path, wide and narrow nodes, single tokens.
+/// with an empty path, nodes of many rows and of few, single tokens.
 inline Workload random_workload(std::mt19937& random) {
   const auto up_to = [&](int most) { return static_cast<int>(random() % static_cast<unsigned>(most + 1)); };
   Workload w;

@@ -15,7 +15,7 @@
 #include "espalier/error.hpp"
 #include "report.hpp"
 #include "settled.hpp"
-#include "streams/stream_plan.hpp"
+#include "stacks/stack_plan.hpp"
 
 namespace espalier {
 
@@ -51,9 +51,6 @@ struct TileRule {
 }  // namespace plan
 
 namespace {
-
-/// What the kernels that read streams can do.
-constexpr plan::StreamOptions kStreamOptions{.chains = true};
 
 using plan::kRunsOnHost;
 using plan::kWorkersPerThread;
@@ -127,7 +124,7 @@ PlanConfig with_capacities(PlanConfig config) {
 /// @param config  checked; workers may be 0
 template <class Exec>
 TileRule tile_rule_of(const Exec& exec, const PlanConfig& config, const KernelChoice& kernel) {
-  if (kernel.reads_streams()) return {detail::kWidePairs, config.workers, 0, false};  // its planner knows
+  if (kernel.reads_stacks()) return {detail::kTilePairs, config.workers, 0, false};  // its planner knows
   if (kernel.fused != nullptr) {
     const backend::TileSize size = kernel.fused->tile_size(shape_of(config, 0));
     const std::int32_t workers = config.workers > 0 ? config.workers : std::max(1, size.workers);
@@ -164,7 +161,7 @@ struct Plan<Exec>::Impl {
   bool updated = false;
   detail::TreeView tree{};
   plan::Settled settled;
-  std::unique_ptr<plan::StreamPlan<Exec>> streams;  // instead of all that follows
+  std::unique_ptr<plan::StackPlan<Exec>> stacks;  // instead of all that follows
   Array<plan::Totals> totals;
   Array<plan::Counts> before;
   Array<detail::Segment> segments;
@@ -181,9 +178,9 @@ struct Plan<Exec>::Impl {
                choice.fused != nullptr && choice.fused->is_emulated},
         rule(tile_rule_of(exec, given, choice)),
         config(for_device(given, exec, rule)) {
-    if (choice.reads_streams()) {
-      streams = std::make_unique<plan::StreamPlan<Exec>>(exec, config, kStreamOptions);
-      config = streams->config();
+    if (choice.reads_stacks()) {
+      stacks = std::make_unique<plan::StackPlan<Exec>>(exec, config);
+      config = stacks->config();
       return;
     }
     config = with_capacities(config);
@@ -302,7 +299,7 @@ void Plan<Exec>::update(const Exec& exec, const TreeArrays<Exec>& tree) {
   impl_->tree = tree.view();
   impl_->updated = true;
   impl_->settled.forget();
-  if (impl_->streams) return impl_->streams->update(exec, impl_->tree);
+  if (impl_->stacks) return impl_->stacks->update(exec, impl_->tree);
   plan::with_recipe(impl_->config, context_of(impl_->tree, impl_->config, impl_->rule), impl_->scratch.data(),
                     [&](const auto& recipe) { impl_->build(exec, recipe); });
 }
@@ -312,7 +309,7 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
   plan::check_growth(impl_->updated, impl_->tree, tree.nodes(), tree.rows());
   impl_->tree = tree.view();
   impl_->settled.forget();
-  if (impl_->streams) return impl_->streams->grow(exec, impl_->tree);
+  if (impl_->stacks) return impl_->stacks->grow(exec, impl_->tree);
   const auto grow_with = [&](const auto& run, std::int32_t stride) {
     run.each("espalier::Plan::grow", stride, plan::GrowPlan{{impl_->tree, impl_->arrays(stride)}});
   };
@@ -325,7 +322,7 @@ void Plan<Exec>::grow(const Exec& exec, const TreeArrays<Exec>& tree) {
 template <ExecutionSpace Exec>
 PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given, const Exec& exec) {
   const KernelChoice choice = choose_kernel(checked(given), Exec::name());
-  if (choice.reads_streams()) return plan::StreamPlan<Exec>::required_capacity(snapshot, given, exec, kStreamOptions);
+  if (choice.reads_stacks()) return plan::StackPlan<Exec>::required_capacity(snapshot, given, exec);
   const TileRule rule = tile_rule_of(exec, given, choice);
   const PlanConfig config = for_device(given, exec, rule);
   const detail::TreeView tree = plan::view_of(snapshot);
@@ -342,7 +339,7 @@ PlanCapacity Plan<Exec>::required_capacity(const TreeSnapshot& snapshot, const P
 template <ExecutionSpace Exec>
 PlanReport Plan<Exec>::report(const Exec& exec) const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: report before the first update");
-  if (impl_->streams) return impl_->streams->report(exec);
+  if (impl_->stacks) return impl_->stacks->report(exec);
   const PlanConfig& config = impl_->config;
   const auto totals = plan::download(exec, impl_->totals.data(), 1)[0];
   plan::Exceeded exceeded;
@@ -391,7 +388,7 @@ PlanReport Plan<Exec>::report(const Exec& exec) const {
 template <ExecutionSpace Exec>
 detail::PlanView Plan<Exec>::view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
-  expects(impl_->streams == nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
+  expects(impl_->stacks == nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
           ", whose tiles have another form than those of view()");
   detail::PlanView view{};
   view.workers = impl_->config.workers;
@@ -411,11 +408,11 @@ detail::PlanView Plan<Exec>::view() const {
 }
 
 template <ExecutionSpace Exec>
-detail::FusedPlanView Plan<Exec>::stream_view() const {
+detail::FusedPlanView Plan<Exec>::stack_view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
-  expects(impl_->streams != nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
-          ", whose tiles have another form than those of stream_view()");
-  return impl_->streams->view();
+  expects(impl_->stacks != nullptr, ErrorCode::unsupported, "plan: it was made for kernel ", impl_->kernel.name,
+          ", whose tiles have another form than those of stack_view()");
+  return impl_->stacks->view();
 }
 
 template <ExecutionSpace Exec>

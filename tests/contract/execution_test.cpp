@@ -7,7 +7,7 @@
 
 #include "contract/kokkos_events.hpp"
 #include "espalier/espalier.hpp"
-#include "plan/streams/stream_plan.hpp"
+#include "plan/stacks/stack_plan.hpp"
 #include "support/instances.hpp"
 #include "support/problem.hpp"
 #include "support/sanitized.hpp"
@@ -95,7 +95,7 @@ TEMPLATE_LIST_TEST_CASE("update, grow and attend start kernels on the given inst
       }
 }
 
-TEMPLATE_LIST_TEST_CASE("a plan of streams starts kernels on the given instance and does nothing else", "[contract]",
+TEMPLATE_LIST_TEST_CASE("a plan of stacks starts kernels on the given instance and does nothing else", "[contract]",
                         ExecutionSpaces) {
   const TreeSnapshot snapshot = snapshot_of(random_forest(7), 16);
   PlanConfig config;
@@ -103,10 +103,10 @@ TEMPLATE_LIST_TEST_CASE("a plan of streams starts kernels on the given instance 
   config.scalar = Scalar::bf16;
   config.workers = 8;
   for (const TestType& exec : instances<TestType>()) {
-    config.capacity = plan::StreamPlan<TestType>::required_capacity(snapshot, config, exec);
-    plan::StreamPlan<TestType> plan(exec, config);
+    config.capacity = plan::StackPlan<TestType>::required_capacity(snapshot, config, exec);
+    plan::StackPlan<TestType> plan(exec, config);
     const TreeArrays<TestType> arrays(exec, snapshot);
-    for (const plan::StreamRunner runner : {plan::StreamRunner::one_team, plan::StreamRunner::device})
+    for (const plan::StackRunner runner : {plan::StackRunner::one_team, plan::StackRunner::device})
       CHECK(wrong_events_of(exec, [&] { plan.update(exec, arrays.view(), runner); }) == "");
     // A CPU plans a small tree, and lengthens it, in the calling thread.
     plan.grow(exec, arrays.view());

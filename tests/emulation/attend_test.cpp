@@ -170,11 +170,11 @@ TEST_CASE("emulated kernels are listed, and attend through plans made for them",
   const Tree tree = random_forest(5);
   const HeadShape heads{6, 2, 64};
   const Inputs inputs = random_inputs<float16>(tree, heads, 5);
-  const std::string of_streams = "cuda-sm90-emulated";
-  for (const std::string& name : {of_streams, std::string("cuda-sm80-emulated"), std::string("hip-gfx942-emulated"),
+  const std::string of_stacks = "cuda-sm90-emulated";
+  for (const std::string& name : {of_stacks, std::string("cuda-sm80-emulated"), std::string("hip-gfx942-emulated"),
                                   std::string("hip-gfx90a-emulated"), std::string("hip-simt-emulated")})
     for (const PlanStrategy strategy : kPlanStrategies) {
-      if (name == of_streams && strategy != PlanStrategy::automatic) continue;
+      if (name == of_stacks && strategy != PlanStrategy::automatic) continue;
       Setup setup;
       setup.strategy = strategy;
       setup.kernel_name = name;
@@ -184,7 +184,7 @@ TEST_CASE("emulated kernels are listed, and attend through plans made for them",
       CHECK(problem.plan().kernel().name == name);
       problem.attend(exec);
       const Result result = problem.result(exec);
-      const double weight_unit = (name == of_streams ? 2 : 1) * kWeightUnit<float16>;  // 16-bit partials, too
+      const double weight_unit = (name == of_stacks ? 2 : 1) * kWeightUnit<float16>;  // 16-bit partials, too
       CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs), heads, Scalar::f16,
                          tolerance_of(tree, heads, inputs, {}, weight_unit)) == "");
     }

@@ -20,7 +20,7 @@ constexpr int kBlockTokens = 4;
 constexpr std::int32_t kSteps = 11;  // leaves go on into other blocks
 
 constexpr std::int32_t kShortPrompt = 37;
-constexpr std::int32_t kLongPrompt = 300;  // the fused kernels for streams read it in wide tiles
+constexpr std::int32_t kLongPrompt = 300;  // the fused kernels cut it
 
 /// A prompt and branches of different lengths, some of them below a fork; every leaf has a row, in another order.
 Tree tree_after(std::int32_t steps, std::int32_t prompt) {

@@ -26,7 +26,7 @@ struct Calls {
   int narrow = 0;
   int broad = 0;
   int append = 0;
-  int streams = 0;
+  int stacks = 0;
   int settled = 0;  ///< of those
   int status = 0;   ///< what the next launch says
   bool spoils_lse = false;
@@ -60,9 +60,9 @@ int attend_tiles(const AttendParams& call, backend::Stream stream) {
 }
 
 /// Leaves out as it is: no kernel of the CPU reads such plans.
-int attend_streams(const AttendParams& call, const espalier::detail::FusedPlanView& plan, std::int32_t q_rows,
-                   bool is_settled, backend::Stream) {
-  ++calls.streams;
+int attend_stacks(const AttendParams& call, const espalier::detail::FusedPlanView& plan, std::int32_t q_rows,
+                  bool is_settled, backend::Stream) {
+  ++calls.stacks;
   calls.settled += is_settled ? 1 : 0;
   CHECK(plan.header->rows == 4);
   CHECK(q_rows == 4);
@@ -85,8 +85,8 @@ const std::vector<FusedKernel> kKernels = {
      tile_size, attend_tiles<&Calls::narrow>, nullptr, nullptr, append_tokens, status_text},
     {"test-broad", Exec::name(), backend::PlanForm::tiles, false, runs, takes_any_shape, takes_any_params, tile_size,
      attend_tiles<&Calls::broad>, nullptr, nullptr, nullptr, status_text},
-    {"test-streams", Exec::name(), backend::PlanForm::streams, false, runs, takes_any_shape, takes_even_strides,
-     nullptr, nullptr, attend_streams, nullptr, nullptr, status_text},
+    {"test-stacks", Exec::name(), backend::PlanForm::stacks, false, runs, takes_any_shape, takes_even_strides, nullptr,
+     nullptr, attend_stacks, nullptr, nullptr, status_text},
     {"test-elsewhere", "Abacus", backend::PlanForm::tiles, true, runs, takes_any_shape, takes_any_params, tile_size,
      attend_tiles<&Calls::broad>, nullptr, nullptr, nullptr, status_text},
 };
@@ -139,7 +139,7 @@ TEST_CASE("kernels are listed with those of one execution space together, and wh
     if (kernel.backend != Exec::name()) continue;
     names += kernel.name + (kernel.available ? " " : " (" + kernel.why_not + ") ");
   }
-  CHECK(names == "test-absent (there is no such device) test-narrow test-broad test-streams portable ");
+  CHECK(names == "test-absent (there is no such device) test-narrow test-broad test-stacks portable ");
 }
 
 TEST_CASE("a plan is made for the first kernel that fits, and says why for none", "[kernel][plan]") {
@@ -163,7 +163,7 @@ TEST_CASE("a plan refuses kernels that it cannot have", "[kernel][plan][error]")
                 config_of(24, Kernel::automatic, "test-narrow")) == "");
   CHECK(refused(ErrorCode::invalid_argument,
                 std::string("plan: kernel_name is 'test-elsewhere', expected one of those for ") + Exec::name() +
-                    ": portable, test-absent, test-narrow, test-broad, test-streams",
+                    ": portable, test-absent, test-narrow, test-broad, test-stacks",
                 config_of(16, Kernel::automatic, "test-elsewhere")) == "");
   CHECK(refused(ErrorCode::invalid_argument,
                 "plan: kernel_name is 'test-broad', expected none where kernel is not automatic",
@@ -236,22 +236,22 @@ TEST_CASE("arrays that a kernel cannot take go to the portable one, unless the k
   CHECK(refused(Kernel::automatic, "", Kernel::fused) == "");
 }
 
-TEST_CASE("a kernel that reads streams gets its own plan, which no other kernel runs", "[kernel][plan][attend]") {
+TEST_CASE("a kernel that reads stacks gets its own plan, which no other kernel runs", "[kernel][plan][attend]") {
   const Exec exec;
   const HeadShape heads{6, 2, 64};
   const Inputs inputs = random_inputs<float16>(kTree, heads, 3);
   Setup setup;
-  setup.kernel_name = "test-streams";
+  setup.kernel_name = "test-stacks";
   calls = {};
   Problem<Exec, float16> problem(exec, kTree, heads, inputs, setup);
   problem.attend(exec);
-  CHECK(calls.streams == 1);
+  CHECK(calls.stacks == 1);
   CHECK(calls.settled == 0);
   problem.attend(exec);
   CHECK(calls.settled == 1);
   problem.plan().grow(exec, problem.tree());
   problem.attend(exec);
-  CHECK(calls.streams == 3);
+  CHECK(calls.stacks == 3);
   CHECK(calls.settled == 1);
   calls.status = 77;
   CHECK(wrong_error(ErrorCode::backend_failure, "status 77", [&] { problem.attend(exec); }) == "");
@@ -259,29 +259,29 @@ TEST_CASE("a kernel that reads streams gets its own plan, which no other kernel 
   problem.attend(exec);
   CHECK(calls.settled == 2);  // the one that failed would have been, this one may not be
   CHECK(problem.plan().report(exec).rows == 4);
-  CHECK(wrong_error(ErrorCode::unsupported, "plan: it was made for kernel test-streams, whose tiles have another form",
+  CHECK(wrong_error(ErrorCode::unsupported, "plan: it was made for kernel test-stacks, whose tiles have another form",
                     [&] { (void)problem.plan().view(); }) == "");
 
   setup.options.kernel = Kernel::portable;
   Problem<Exec, float16> portable(exec, kTree, heads, inputs, setup);
   CHECK(
       wrong_error(ErrorCode::unsupported,
-                  "attend: the plan was made for kernel test-streams, the portable kernel cannot read it: make it with "
+                  "attend: the plan was made for kernel test-stacks, the portable kernel cannot read it: make it with "
                   "PlanConfig::kernel = Kernel::portable",
                   [&] { portable.attend(exec); }) == "");
   setup.options.kernel = Kernel::automatic;
   setup.cache_layout = CacheLayout::padded;
   Problem<Exec, float16> padded(exec, kTree, heads, inputs, setup);
   CHECK(wrong_error(ErrorCode::unsupported,
-                    "attend: the plan was made for kernel test-streams, which cannot take these arrays: the row stride",
+                    "attend: the plan was made for kernel test-stacks, which cannot take these arrays: the row stride",
                     [&] { padded.attend(exec); }) == "");
   setup.strategy = PlanStrategy::node;
   CHECK(wrong_error(ErrorCode::unsupported,
-                    "plan: kernel test-streams cannot be used: the strategy is node, it takes automatic alone",
+                    "plan: kernel test-stacks cannot be used: the strategy is node, it takes automatic alone",
                     [&] { Problem<Exec, float16>(exec, kTree, heads, inputs, setup); }) == "");
   PlanConfig config = config_of(16);
   const Plan<Exec> tiles(exec, config);
-  CHECK(wrong_error(ErrorCode::stale_plan, "plan: used before", [&] { (void)tiles.stream_view(); }) == "");
+  CHECK(wrong_error(ErrorCode::stale_plan, "plan: used before", [&] { (void)tiles.stack_view(); }) == "");
 }
 
 TEST_CASE("attend does not run a fused kernel on a plan of the portable one", "[kernel][attend][error]") {

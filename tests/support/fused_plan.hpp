@@ -23,8 +23,7 @@ namespace espalier::test {
 struct FusedPlanArrays {
   espalier::detail::FusedPlanHeader header;
   std::vector<espalier::detail::FusedSegment> segments;
-  std::vector<espalier::detail::GatheredToken> gathered;
-  std::vector<espalier::detail::FusedTile> wide_tiles, narrow_tiles;
+  std::vector<espalier::detail::FusedTile> tiles;
   std::vector<espalier::detail::FusedWorker> worker;
   std::vector<std::int32_t> merge_begin;
   std::vector<espalier::detail::MergeEntry> merge_entries;
@@ -35,8 +34,8 @@ struct FusedPlanArrays {
       return x.size() == y.size() && (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0);
     };
     return std::memcmp(&a.header, &b.header, sizeof a.header) == 0 && same(a.segments, b.segments) &&
-           same(a.gathered, b.gathered) && same(a.wide_tiles, b.wide_tiles) && same(a.narrow_tiles, b.narrow_tiles) &&
-           same(a.worker, b.worker) && same(a.merge_begin, b.merge_begin) && same(a.merge_entries, b.merge_entries);
+           same(a.tiles, b.tiles) && same(a.worker, b.worker) && same(a.merge_begin, b.merge_begin) &&
+           same(a.merge_entries, b.merge_entries);
   }
 };
 
@@ -56,20 +55,11 @@ FusedPlanArrays fused_plan_arrays(const Exec& exec, const espalier::detail::Fuse
   FusedPlanArrays a;
   a.header = download(view.header, 1)[0];
   a.worker = download(view.worker, view.workers);
-  std::int32_t wide = 0, narrow = a.header.queue_end, segments = 0, gathered = 0;
-  for (const auto& worker : a.worker) {
-    wide = std::max(wide, worker.wide_end);
-    narrow = std::max(narrow, worker.narrow_end);
-  }
-  a.wide_tiles = download(view.wide_tiles, wide);
-  a.narrow_tiles = download(view.narrow_tiles, narrow);
-  for (const auto& tile : a.wide_tiles) segments = std::max(segments, tile.segment_end);
-  for (const auto& tile : a.narrow_tiles) {
-    std::int32_t& end = (tile.flags & espalier::detail::kTileGathered) != 0 ? gathered : segments;
-    end = std::max(end, tile.segment_end);
-  }
+  std::int32_t tiles = 0, segments = 0;
+  for (const auto& worker : a.worker) tiles = std::max(tiles, worker.tile_end);
+  a.tiles = download(view.tiles, tiles);
+  for (const auto& tile : a.tiles) segments = std::max(segments, tile.segment_end);
   a.segments = download(view.segments, segments);
-  a.gathered = download(view.gathered, gathered);
   const std::int64_t blocks = (std::int64_t(a.header.rows) * heads.group() + 15) / 16;
   a.merge_begin = download(view.merge_begin, blocks * heads.kv_heads + 1);
   a.merge_entries = download(view.merge_entries, a.merge_begin.back());
@@ -77,7 +67,7 @@ FusedPlanArrays fused_plan_arrays(const Exec& exec, const espalier::detail::Fuse
   return a;
 }
 
-/// Reads a plan as the kernels do. Calls visit(tile, pair, segment or gathered token's slot) for what each pair sees.
+/// Reads a plan as the kernels do.
 class FusedPlanReader {
  public:
   using Tile = espalier::detail::FusedTile;
@@ -85,61 +75,41 @@ class FusedPlanReader {
   FusedPlanReader(const FusedPlanArrays& plan, const TreeSnapshot& tree, const HeadShape& heads)
       : plan_(plan), tree_(tree), group_(heads.group()) {}
 
-  /// Calls visit(pair, slot) for each pair and token of the tile that the pair sees; found(problem) where something in the
-  /// tile is wrong.
+  /// Calls visit(pair, slot of the KV pool) for each pair and token of the tile that the pair sees; found(problem) where
+  /// something in the tile is wrong.
   template <class Visit, class Found>
-  void read(const Tile& tile, bool wide, const Visit& visit, const Found& found) const {
-    if (tile.tokens < 1) found("it has no tokens");
-    if ((tile.flags & espalier::detail::kTileGathered) != 0) return read_gathered(tile, wide, visit, found);
+  void read(const Tile& tile, const Visit& visit, const Found& found) const {
+    if (tile.slots < 1) found("it has no slots");
     if (tile.segment_begin < 0 || tile.segment_begin >= tile.segment_end) return found("its segments are out of range");
-    if (!wide && tile.skip % 16 != 0) found("its skip is no multiple of 16");
-    if (!wide && (tile.flags & espalier::detail::kTileLimited) != 0) found("it is narrow and limited");
-    bool hides = false;
-    std::int32_t left = tile.tokens;
+    if (tile.skip % espalier::detail::kStackSlots != 0) found("its skip is no multiple of 16");
+    std::int32_t left = tile.slots;
     for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) {
       const auto& segment = plan_.segments[std::size_t(s)];
       const std::int32_t skip = s == tile.segment_begin ? tile.skip : 0;
-      if (skip >= segment.tokens || left <= 0) found("it has a segment of which it reads nothing");
+      const std::int32_t slots = std::min(espalier::detail::stack_slots(segment.tokens) - skip, left);
+      if (slots <= 0) found("it has a segment of which it reads nothing");
       if (segment.first_block != block_at(segment.table_begin)) found("a segment's first block is wrong");
-      if ((!wide || s + 1 < tile.segment_end) && segment.own_row_end != segment.row_begin)
-        found("a segment is limited, of a narrow tile or not the last one");
       const std::int32_t lo = std::max(tile.pair_begin, segment.row_begin * group_);
       const std::int32_t hi = std::min(tile.pair_begin + tile.pairs, segment.row_end * group_);
       if (lo >= hi) found("none of its pairs sees a segment of it");
-      if (wide && hi - lo != tile.pairs) found("it is wide and not all its pairs see it");
-      for (std::int32_t t = skip; t < segment.tokens && left > 0; ++t, --left) {
+      for (std::int32_t t = skip; t < std::min(segment.tokens, skip + slots); ++t) {
         const std::int32_t place = segment.block_offset + t;
         const std::int32_t slot = block_at(segment.table_begin + place / tree_.block_tokens) * tree_.block_tokens +
                                   place % tree_.block_tokens;
         for (std::int32_t pair = lo; pair < hi; ++pair) {
           const std::int32_t row = pair / group_;
-          const bool hidden =
-              row < segment.own_row_end && segment.node_token + t >= plan_.row_visible[std::size_t(row)];
-          hides = hides || hidden;
-          // Unless it is limited, a wide tile is read without looking at row_visible.
-          if (!hidden || (tile.flags & espalier::detail::kTileLimited) == 0) visit(pair, slot);
+          if (row >= segment.own_row_end || segment.node_token + t < plan_.row_visible[std::size_t(row)])
+            visit(pair, slot);
         }
       }
+      left -= slots;
     }
-    if (left != 0) found("its segments have fewer tokens than it");
-    if (hides != ((tile.flags & espalier::detail::kTileLimited) != 0)) found("its limited flag is wrong");
+    if (left != 0) found("its segments have fewer slots than it");
   }
 
  private:
   [[nodiscard]] std::int32_t block_at(std::int32_t entry) const {
     return std::int32_t(tree_.block_table.at(std::size_t(entry)));
-  }
-
-  template <class Visit, class Found>
-  void read_gathered(const Tile& tile, bool wide, const Visit& visit, const Found& found) const {
-    if (wide) found("it is wide and gathered");
-    if (tile.skip != 0 || tile.segment_end - tile.segment_begin != tile.tokens) found("its gathered tokens do not fit");
-    for (std::int32_t t = tile.segment_begin; t < tile.segment_end; ++t) {
-      const auto& token = plan_.gathered[std::size_t(t)];
-      if (token.pair_lo < 0 || token.pair_lo >= token.pair_hi || token.pair_hi > tile.pairs)
-        found("a gathered token is for pairs that the tile does not have");
-      for (std::int32_t pair = token.pair_lo; pair < token.pair_hi; ++pair) visit(tile.pair_begin + pair, token.slot);
-    }
   }
 
   const FusedPlanArrays& plan_;
@@ -169,8 +139,7 @@ class FusedPlanCheck {
   }
 
   std::string run() {
-    for (std::size_t t = 0; t < plan_.wide_tiles.size(); ++t) check_tile(plan_.wide_tiles[t], true, t);
-    for (std::size_t t = 0; t < plan_.narrow_tiles.size(); ++t) check_tile(plan_.narrow_tiles[t], false, t);
+    for (std::size_t t = 0; t < plan_.tiles.size(); ++t) check_tile(plan_.tiles[t], t);
     check_workers();
     check_coverage();
     check_merge();
@@ -181,13 +150,12 @@ class FusedPlanCheck {
   /// Tiles that are not direct although none of their pairs has another partial.
   [[nodiscard]] int lonely() const {
     int count = 0;
-    for (const auto* tiles : {&plan_.wide_tiles, &plan_.narrow_tiles})
-      for (const Tile& tile : *tiles) {
-        bool alone = (tile.flags & espalier::detail::kTileDirect) == 0;
-        for (std::int32_t p = 0; p < tile.pairs; ++p)
-          alone = alone && tiles_of_[result(tile.pair_begin + p, tile.kv_head)].size() == 1;
-        count += alone ? 1 : 0;
-      }
+    for (const Tile& tile : plan_.tiles) {
+      bool alone = (tile.flags & espalier::detail::kTileDirect) == 0;
+      for (std::int32_t p = 0; p < tile.pairs; ++p)
+        alone = alone && tiles_of_[result(tile.pair_begin + p, tile.kv_head)].size() == 1;
+      count += alone ? 1 : 0;
+    }
     return count;
   }
 
@@ -203,12 +171,11 @@ class FusedPlanCheck {
     return std::size_t(pair) * std::size_t(heads_.kv_heads) + std::size_t(kv_head);
   }
 
-  void check_tile(const Tile& tile, bool wide, std::size_t number) {
-    const char* kind = wide ? "wide tile " : "narrow tile ";
-    const bool in_range = tile.pair_begin >= 0 && tile.pairs >= 1 && tile.pairs <= (wide ? 128 : 16) &&
+  void check_tile(const Tile& tile, std::size_t number) {
+    const bool in_range = tile.pair_begin >= 0 && tile.pairs >= 1 && tile.pairs <= 128 &&
                           tile.pair_begin + tile.pairs <= tree_.rows() * heads_.group() &&
                           tile.kv_head < heads_.kv_heads;
-    expect(in_range, kind, number, " is out of range");
+    expect(in_range, "tile ", number, " is out of range");
     if (!in_range) return;
     const bool direct = (tile.flags & espalier::detail::kTileDirect) != 0;
     for (std::int32_t p = 0; p < tile.pairs; ++p) {
@@ -216,45 +183,25 @@ class FusedPlanCheck {
       tiles_of_[result(tile.pair_begin + p, tile.kv_head)].push_back(direct ? kDirect : partial);
       if (direct) continue;
       const bool exists = partial >= 0 && partial < std::int64_t(written_.size());
-      expect(exists && written_[std::size_t(partial)]++ == 0, kind, number, " writes partial ", partial,
+      expect(exists && written_[std::size_t(partial)]++ == 0, "tile ", number, " writes partial ", partial,
              ", which another tile has or no one");
     }
     FusedPlanReader(plan_, tree_, heads_)
         .read(
-            tile, wide,
+            tile,
             [&](std::int32_t pair, std::int32_t slot) {
               const auto token = token_of_.find(slot);
-              expect(token != token_of_.end(), kind, number, " reads slot ", slot, ", which has no token");
+              expect(token != token_of_.end(), "tile ", number, " reads slot ", slot, ", which has no token");
               if (token != token_of_.end()) ++reads_[result(pair, tile.kv_head)][std::size_t(token->second)];
             },
-            [&](const char* problem) { expect(false, kind, number, ": ", problem); });
+            [&](const char* problem) { expect(false, "tile ", number, ": ", problem); });
   }
 
   void check_workers() {
-    std::vector<int> wide(plan_.wide_tiles.size(), 0), narrow(plan_.narrow_tiles.size(), 0);
-    const auto steps = [&](std::int32_t t) {
-      const Tile& tile = plan_.narrow_tiles[std::size_t(t)];
-      std::int32_t count = 0, left = tile.tokens;
-      if ((tile.flags & espalier::detail::kTileGathered) != 0) return (left + 15) / 16;
-      for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) {
-        const std::int32_t skip = s == tile.segment_begin ? tile.skip : 0;
-        const std::int32_t now = std::min(plan_.segments[std::size_t(s)].tokens - skip, left);
-        count += (now + 15) / 16;
-        left -= now;
-      }
-      return count;
-    };
-    for (std::size_t w = 0; w < plan_.worker.size(); ++w) {
-      const auto& worker = plan_.worker[w];
-      for (std::int32_t t = worker.wide_begin; t < worker.wide_end; ++t) ++wide[std::size_t(t)];
-      for (std::int32_t t = worker.narrow_begin; t < worker.narrow_end; ++t) ++narrow[std::size_t(t)];
-      if (grown) continue;
-      for (std::int32_t t = worker.narrow_begin + 1; t < worker.narrow_end; ++t)
-        expect(steps(t - 1) >= steps(t), "worker ", w, " has a longer narrow tile behind a shorter one");
-    }
-    for (std::int32_t t = plan_.header.queue_begin; t < plan_.header.queue_end; ++t) ++narrow[std::size_t(t)];
-    const auto once = [](const std::vector<int>& v) { return std::ranges::all_of(v, [](int n) { return n == 1; }); };
-    expect(once(wide) && once(narrow), "the workers' lists and the queue are not the tiles");
+    std::vector<int> taken(plan_.tiles.size(), 0);
+    for (const auto& worker : plan_.worker)
+      for (std::int32_t t = worker.tile_begin; t < worker.tile_end; ++t) ++taken[std::size_t(t)];
+    expect(std::ranges::all_of(taken, [](int n) { return n == 1; }), "the workers' lists are not the tiles");
     expect(plan_.header.rows == tree_.rows(), "the header's rows are ", plan_.header.rows);
   }
 
@@ -316,10 +263,6 @@ class FusedPlanCheck {
     }
   }
 
- public:
-  bool grown = false;  ///< tiles have grown since they were sorted
-
- private:
   static constexpr std::int64_t kDirect = -1;
 
   const FusedPlanArrays& plan_;
@@ -369,27 +312,26 @@ inline oracle::Result attend_by_plan(const FusedPlanArrays& plan, const TreeSnap
   };
   std::map<std::int64_t, State> partials;
   const FusedPlanReader reader(plan, snapshot, heads);
-  for (const bool wide : {true, false})
-    for (const auto& tile : wide ? plan.wide_tiles : plan.narrow_tiles) {
-      std::vector<State> states(tile.pairs);
-      reader.read(
-          tile, wide,
-          [&](std::int32_t pair, std::int32_t slot) {
-            const std::size_t key = (token_of.at(slot) * std::size_t(heads.kv_heads) + tile.kv_head) * head_dim;
-            const std::size_t query = place_of(pair, tile.kv_head) * head_dim;
-            double score = 0;
-            for (std::size_t d = 0; d < head_dim; ++d) score += double(inputs.q[query + d]) * double(inputs.k[key + d]);
-            add(states[std::size_t(pair - tile.pair_begin)], score / std::sqrt(double(head_dim)), 1,
-                [&](std::size_t d) { return double(inputs.v[key + d]); });
-          },
-          [](const char*) {});
-      for (std::int32_t p = 0; p < tile.pairs; ++p) {
-        if ((tile.flags & espalier::detail::kTileDirect) != 0)
-          store(place_of(tile.pair_begin + p, tile.kv_head), states[std::size_t(p)]);
-        else
-          partials[std::int64_t(tile.partial_begin) + p] = states[std::size_t(p)];
-      }
+  for (const auto& tile : plan.tiles) {
+    std::vector<State> states(tile.pairs);
+    reader.read(
+        tile,
+        [&](std::int32_t pair, std::int32_t slot) {
+          const std::size_t key = (token_of.at(slot) * std::size_t(heads.kv_heads) + tile.kv_head) * head_dim;
+          const std::size_t query = place_of(pair, tile.kv_head) * head_dim;
+          double score = 0;
+          for (std::size_t d = 0; d < head_dim; ++d) score += double(inputs.q[query + d]) * double(inputs.k[key + d]);
+          add(states[std::size_t(pair - tile.pair_begin)], score / std::sqrt(double(head_dim)), 1,
+              [&](std::size_t d) { return double(inputs.v[key + d]); });
+        },
+        [](const char*) {});
+    for (std::int32_t p = 0; p < tile.pairs; ++p) {
+      if ((tile.flags & espalier::detail::kTileDirect) != 0)
+        store(place_of(tile.pair_begin + p, tile.kv_head), states[std::size_t(p)]);
+      else
+        partials[std::int64_t(tile.partial_begin) + p] = states[std::size_t(p)];
     }
+  }
   for (std::size_t list = 0; list + 1 < plan.merge_begin.size(); ++list) {
     const auto kv_head = std::int32_t(list % std::size_t(heads.kv_heads));
     std::map<std::int64_t, State> merged;

@@ -46,13 +46,13 @@ bool is_supported(const AttendParams& p) {
 
 struct MapShape {
   std::uint32_t rank;
-  cuuint64_t size[5];
-  cuuint64_t stride[4];  ///< elements, of dimensions 1 and up
-  cuuint32_t box[5];
+  cuuint64_t size[4];
+  cuuint64_t stride[3];  ///< elements, of dimensions 1 and up
+  cuuint32_t box[4];
 };
 
 bool encode(CUtensorMap* map, ScalarType scalar, const void* base, MapShape shape) {
-  cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
+  cuuint32_t element_stride[4] = {1, 1, 1, 1};
   for (std::uint32_t i = 0; i + 1 < shape.rank; ++i) shape.stride[i] *= 2;
   return driver().encode(map,
                          scalar == ScalarType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
@@ -61,59 +61,43 @@ bool encode(CUtensorMap* map, ScalarType scalar, const void* base, MapShape shap
                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-/// Coordinates (d, token in block, chunk, head, block). The number of blocks is not known here and need not be: the
-/// block table is trusted, as it is by every other kernel.
+cuuint64_t as_size(std::int64_t value) { return static_cast<cuuint64_t>(value); }
+
+/// Coordinates (d, token in block, head, block). The number of blocks is not known here and need not be: the block table is
+/// trusted, as it is by every other kernel.
 MapShape kv_shape(const AttendParams& p, std::int64_t token_stride, std::int64_t head_stride, std::int64_t block_stride,
-                  std::uint32_t tokens, bool all_chunks) {
-  const bool split = all_chunks && p.head_dim % kChunk == 0;
-  const auto unsigned_of = [](auto value) { return static_cast<cuuint64_t>(value); };
-  MapShape shape = {5, {}, {}, {}};
-  shape.size[0] = unsigned_of(split ? kChunk : p.head_dim);
-  shape.size[1] = unsigned_of(p.block_tokens);
-  shape.size[2] = unsigned_of(split ? p.head_dim / kChunk : 1);
-  shape.size[3] = unsigned_of(p.kv_heads);
-  shape.size[4] = 0x7fffffff;
-  shape.stride[0] = unsigned_of(token_stride);
-  shape.stride[1] = unsigned_of(kChunk);
-  shape.stride[2] = unsigned_of(head_stride);
-  shape.stride[3] = unsigned_of(block_stride);
-  const cuuint32_t box[5] = {kChunk, tokens, static_cast<cuuint32_t>(shape.size[2]), 1, 1};
-  for (int i = 0; i < 5; ++i) shape.box[i] = box[i];
-  return shape;
+                  std::int32_t tokens) {
+  return {4,
+          {as_size(p.head_dim), as_size(p.block_tokens), as_size(p.kv_heads), 0x7fffffff},
+          {as_size(token_stride), as_size(head_stride), as_size(block_stride)},
+          {kChunk, static_cast<cuuint32_t>(tokens), 1, 1}};
 }
 
-MapShape q_shape(const AttendParams& p, std::int32_t q_rows, std::uint32_t heads, std::uint32_t rows) {
-  return {
-      3,
-      {static_cast<cuuint64_t>(p.head_dim), static_cast<cuuint64_t>(p.query_heads), static_cast<cuuint64_t>(q_rows)},
-      {static_cast<cuuint64_t>(p.q_head_stride), static_cast<cuuint64_t>(p.q_row_stride)},
-      {kChunk, heads, rows}};
+/// Coordinates (d, head, row).
+MapShape q_shape(const AttendParams& p, std::int32_t q_rows, std::int32_t heads, std::int32_t rows) {
+  return {3,
+          {as_size(p.head_dim), as_size(p.query_heads), as_size(q_rows)},
+          {as_size(p.q_head_stride), as_size(p.q_row_stride)},
+          {kChunk, static_cast<cuuint32_t>(heads), static_cast<cuuint32_t>(rows)}};
 }
 
-bool encode_maps(const FusedParams& params, int stage_tokens, Arguments& a) {
+bool encode_maps(const FusedParams& params, Arguments& a) {
   const AttendParams& p = params.attend;
-  const auto kv = [&](CUtensorMap* k, CUtensorMap* v, int tokens, bool all_chunks) {
-    const auto count = static_cast<std::uint32_t>(tokens);
-    return encode(k, p.scalar, p.k,
-                  kv_shape(p, p.k_token_stride, p.k_head_stride, p.k_block_stride, count, all_chunks)) &&
-           encode(v, p.scalar, p.v,
-                  kv_shape(p, p.v_token_stride, p.v_head_stride, p.v_block_stride, count, all_chunks));
+  const auto kv = [&](CUtensorMap* k, CUtensorMap* v, int tokens) {
+    return encode(k, p.scalar, p.k, kv_shape(p, p.k_token_stride, p.k_head_stride, p.k_block_stride, tokens)) &&
+           encode(v, p.scalar, p.v, kv_shape(p, p.v_token_stride, p.v_head_stride, p.v_block_stride, tokens));
   };
   const auto q = [&](CUtensorMap* map, int heads, int rows) {
-    return encode(map, p.scalar, p.q,
-                  q_shape(p, params.q_rows, static_cast<std::uint32_t>(heads), static_cast<std::uint32_t>(rows)));
+    return encode(map, p.scalar, p.q, q_shape(p, params.q_rows, heads, rows));
   };
-  bool ok = kv(&a.k_token, &a.v_token, 1, false);
-  a.k_stage = a.k_run = a.k_page = a.k_token;  // unused where blocks do not fit them
-  a.v_stage = a.v_run = a.v_page = a.v_token;
-  if (a.page_tokens > 0) {
-    ok = ok && kv(&a.k_run, &a.v_run, detail::kNarrowTokens, false) && kv(&a.k_page, &a.v_page, a.page_tokens, false);
-  }
-  if (a.stage_copies) ok = ok && kv(&a.k_stage, &a.v_stage, stage_tokens, true);
+  bool ok = kv(&a.k_token, &a.v_token, 1);
+  a.k_run = a.k_page = a.k_token;  // unused where blocks do not fit them
+  a.v_run = a.v_page = a.v_token;
+  if (a.page_tokens > 0)
+    ok = ok && kv(&a.k_run, &a.v_run, detail::kStackSlots) && kv(&a.k_page, &a.v_page, a.page_tokens);
   ok = ok && q(&a.q_pair, 1, 1);
-  a.q_rows = a.q_group = a.q_pair;
-  if (a.group <= detail::kNarrowPairs) ok = ok && q(&a.q_group, a.group, 1);
-  if (a.rows_per_wide_tile > 0) ok = ok && q(&a.q_rows, a.group, a.rows_per_wide_tile);
+  a.q_rows = a.q_pair;
+  if (a.rows_per_tile > 0) ok = ok && q(&a.q_rows, a.group, a.rows_per_tile);
   return ok;
 }
 
@@ -146,21 +130,17 @@ struct MadeArguments {
 /// Makes what belongs to a shape. False where CUDA refuses a map.
 bool make(const FusedParams& params, const Instance& instance, Arguments& a) {
   const AttendParams& p = params.attend;
-  a.q_row_stride = p.q_row_stride;
-  a.q_head_stride = p.q_head_stride;
   a.group = p.query_heads / p.kv_heads;
   a.kv_heads = p.kv_heads;
   a.block_tokens = p.block_tokens;
   a.page_tokens = 0;
-  for (int page = 16; page <= instance.wide_tokens; page *= 2) {
+  for (int page = 16; page <= instance.stage_slots; page *= 2) {
     if (p.block_tokens % page == 0) a.page_tokens = page;
   }
-  a.stage_copies = p.head_dim % kChunk == 0 && p.block_tokens % instance.stage_tokens == 0;
-  a.rows_per_wide_tile =
-      a.group <= detail::kWidePairs && detail::kWidePairs % a.group == 0 ? detail::kWidePairs / a.group : 0;
+  a.rows_per_tile = detail::kTilePairs % a.group == 0 ? detail::kTilePairs / a.group : 0;
   a.by_group = make_divisor(a.group);
   a.by_block_tokens = make_divisor(p.block_tokens);
-  return encode_maps(params, instance.stage_tokens, a);
+  return encode_maps(params, a);
 }
 
 /// Turns the maps to other arrays of the same shape: a fifth of encoding them, or nothing where the arrays are the same.
@@ -173,9 +153,8 @@ bool turn_maps(const AttendParams& p, MadeArguments& made) {
       return driver().replace_address(map, const_cast<void*>(to)) == CUDA_SUCCESS;
     });
   };
-  return turn({&a.k_stage, &a.k_run, &a.k_page, &a.k_token}, made.k, p.k) &&
-         turn({&a.v_stage, &a.v_run, &a.v_page, &a.v_token}, made.v, p.v) &&
-         turn({&a.q_rows, &a.q_group, &a.q_pair}, made.q, p.q);
+  return turn({&a.k_page, &a.k_run, &a.k_token}, made.k, p.k) && turn({&a.v_page, &a.v_run, &a.v_token}, made.v, p.v) &&
+         turn({&a.q_rows, &a.q_pair}, made.q, p.q);
 }
 
 /// What a thread keeps for one layer of a model.
@@ -238,7 +217,6 @@ void set_call(const FusedParams& params, Arguments& a) {
   const AttendParams& p = params.attend;
   a.plan = params.plan;
   a.wait_first = !params.overlap_predecessor;
-  a.q = p.q;
   a.out = p.out;
   a.lse = p.lse;
   a.out_row_stride = p.out_row_stride;
@@ -247,7 +225,6 @@ void set_call(const FusedParams& params, Arguments& a) {
   a.soft_cap = p.soft_cap;
   a.transform = p.soft_cap != 0.0f || !(p.scale > 0.0f);
   a.weight_scale = a.transform ? kLog2E : p.scale * kLog2E;
-  a.peak_slack = 8.0f / a.weight_scale;
   a.score_scale = p.soft_cap != 0.0f ? p.scale / p.soft_cap : p.scale;
 }
 

@@ -1,9 +1,17 @@
 #pragma once
-// The main launch: one block on each multiprocessor, 12 warps. A block first runs its wide tiles (four feeding warps, two
-// computing warpgroups), then each computing warp takes narrow tiles until none are left.
+// The main launch: attention of each pair to what it sees of the tile, in base 2.
+//
+//   score(p, t) = log2(e) scale q(p) . k(t)   where pair p sees token t, else -inf
+//   out(p) = sum_t 2^(score(p, t) - peak(p)) v(t) / weight(p),   weight(p) = sum_t 2^(score(p, t) - peak(p))
+//   lse(p) = peak(p) + log2 weight(p)
+//
+// Mapping: one block on each multiprocessor, 12 warps, with a list of tiles of its own. Warps 0 to 2 bring K and V, every third
+// stage each (0 and 1, every second, at head_dim 256), and note who sees what; warp 3 brings Q. Warps 4 to 11 are two
+// warpgroups that compute, with 64 of the tile's pairs each.
+// Budget: 227 KB of shared memory and all registers of a multiprocessor, see config.hpp.
 
-#include "backends/cuda/sm90/narrow_tiles.hpp"
-#include "backends/cuda/sm90/wide_tiles.hpp"
+#include "backends/cuda/sm90/stack_compute.hpp"
+#include "backends/cuda/sm90/stack_feed.hpp"
 
 namespace espalier::gpu::sm90 {
 
@@ -12,61 +20,48 @@ namespace espalier::gpu::sm90 {
 template <class T, int HeadDim, bool Transform>
 __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_constant__ Arguments arguments) {
   using C = Config<HeadDim>;
-  __shared__ WideBarriers<HeadDim> wide_barriers;
-  __shared__ __align__(16) NarrowStages<HeadDim> narrow_stages[kNarrowWarps];
-  __shared__ NarrowList list;
+  __shared__ StackBarriers<HeadDim> barriers;
+  __shared__ StageNotes<HeadDim> notes[C::kStages];
 
-  const int thread = threadIdx.x, worker = blockIdx.x, warp = thread / kWaveLanes;
+  // The compiler must know that all lanes of a warp take the same role, or it guards every shuffle and loop of each.
+  const int thread = threadIdx.x, worker = blockIdx.x, warp = uniform(thread / kWaveLanes);
   const detail::FusedPlanView& plan = arguments.plan;
   if (arguments.wait_first) wait_for_predecessor();
   // What comes before wait_for_predecessor() below overlaps a preceding launch's end: it reads the plan, no more.
-  const int4 span = __ldg(reinterpret_cast<const int4*>(plan.worker + worker));
-  const int wide_tiles = span.y - span.x;
-  const detail::FusedTile* wide_list = plan.wide_tiles + span.x;
-  if (thread < kNarrowWarps) narrow_stages[thread].init();
-  if (thread == kWaveLanes) wide_barriers.init();
-  if (thread == 2 * kWaveLanes) {
-    const int4 header = __ldg(reinterpret_cast<const int4*>(plan.header));
-    const int own = span.w - span.z;
-    list = {plan.narrow_tiles + span.z, own, own + header.z - header.y, plan.narrow_tiles + header.y, kNarrowWarps};
-  }
+  const int2 span = __ldg(reinterpret_cast<const int2*>(plan.worker + worker));
+  const int count = span.y - span.x;
+  const detail::FusedTile* tiles = plan.tiles + span.x;
+  if (thread == kWaveLanes) barriers.init();
   if (thread == 3 * kWaveLanes) {
     prefetch_map(&arguments.k_page);
     prefetch_map(&arguments.v_page);
     prefetch_map(&arguments.q_rows);
-    prefetch_map(&arguments.k_stage);
-    prefetch_map(&arguments.v_stage);
-    prefetch_map(&arguments.q_group);
+    prefetch_map(&arguments.k_run);
+    prefetch_map(&arguments.v_run);
   }
   fence_barrier_init();
-  const std::uint32_t memory = shared_address(swizzled_shared_memory());
-  const WideMemory<HeadDim> wide_memory{memory, &wide_barriers};
+  const StackMemory<HeadDim> memory{shared_address(swizzled_shared_memory()), &barriers, notes};
   __syncthreads();
 
-  if (warp < 4) {
+  if (warp < kFeedingWarps) {
     give_registers<C::kFeederRegisters>();
-    WideFeeder<HeadDim> feeder(arguments, wide_memory, warp);
-    const bool feeds = wide_tiles > 0 && feeder.has_work();
-    if (feeds) feeder.prepare(wide_list);
-    wait_for_predecessor();
-    if (feeds) feeder.run(wide_list, 0, wide_tiles);
+    const auto feed = [&](auto feeder) {
+      if (count > 0) feeder.prepare(tiles);
+      wait_for_predecessor();
+      feeder.run(tiles, count);
+    };
+    if (warp < C::kStages)
+      feed(StackFeeder<HeadDim>(arguments, memory, warp));
+    else if (warp == kFeedingWarps - 1)
+      feed(StackQueries<HeadDim>(arguments, memory));
     return;
   }
   take_registers<C::kConsumerRegisters>();
-  const int narrow_warp = warp - 4;
-  NarrowWorker<T, HeadDim, Transform> narrow(arguments, list, memory + narrow_warp * (C::kRingBytes + C::kQueryBytes),
-                                             narrow_stages[narrow_warp]);
-  if (wide_tiles > 0) {
-    wait_for_predecessor();
-    const int consumer = warp / 4 - 1;
-    if (consumer == 1) named_arrive<256>(kTurn);
-    WideConsumer<T, HeadDim, Transform>(arguments, wide_memory, consumer).run(wide_list, 0, wide_tiles);
-    if (consumer == 0) named_sync<256>(kTurn);
-    named_sync<256>(kConsumers);
-  }
-  narrow.prepare(narrow_warp);
-  if (wide_tiles == 0) wait_for_predecessor();
-  narrow.run();
+  wait_for_predecessor();
+  const int consumer = warp / 4 - 1;
+  if (consumer == 1) named_arrive<2 * kGroupThreads>(kTurn);
+  StackConsumer<T, HeadDim, Transform>(arguments, memory, consumer).run(tiles, count);
+  if (consumer == 0) named_sync<2 * kGroupThreads>(kTurn);
   // Not earlier: merge blocks start in what room there is, and would crowd on the multiprocessors that end first.
   let_successor_start();
 }

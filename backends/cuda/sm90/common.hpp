@@ -1,5 +1,5 @@
 #pragma once
-// What the wide and the narrow path share: where rows lie, score transforms, and stores of 16-bit rows.
+// What both kernels, or the parts of one, share: tiles, where rows lie, score transforms, and stores of 16-bit rows.
 
 #include "backends/cuda/sm90/config.hpp"
 #include "backends/cuda/sm90/hopper.hpp"
@@ -28,11 +28,6 @@ struct PairPlace {
 __device__ __forceinline__ PairPlace locate_pair(const MergeArguments& arguments, int pair, int kv_head) {
   const int line_row = divide(pair, arguments.by_group);
   return {__ldg(arguments.plan.row_index + line_row), kv_head * arguments.group + pair - line_row * arguments.group};
-}
-
-template <class T>
-__device__ __forceinline__ const T* q_of(const Arguments& arguments, PairPlace place) {
-  return static_cast<const T*>(arguments.q) + place.row * arguments.q_row_stride + place.head * arguments.q_head_stride;
 }
 
 template <class T>

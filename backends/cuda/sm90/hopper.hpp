@@ -103,20 +103,17 @@ __device__ __forceinline__ void named_arrive(int id) {
 
 // ----------------------------------------------------------------------------------------------------- copy engine
 
-inline constexpr std::uint64_t kEvictNormal = 0x1000000000000000ull;
-inline constexpr std::uint64_t kEvictFirst = 0x12F0000000000000ull;
-
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/// Box of K or V at (head_dim offset, token in block, chunk, head, block) into shared memory.
+/// Box of K or V at (head_dim offset, token in block, head, block) into shared memory.
 __device__ __forceinline__ void copy_kv(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d,
-                                        int token, int chunk, int head, int block, std::uint64_t policy) {
+                                        int token, int head, int block) {
   asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(destination),
-      "l"(map), "r"(barrier), "r"(d), "r"(token), "r"(chunk), "r"(head), "r"(block), "l"(policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(d), "r"(token), "r"(head), "r"(block)
       : "memory");
 }
 
@@ -128,23 +125,6 @@ __device__ __forceinline__ void copy_q(std::uint32_t destination, const CUtensor
       " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(destination),
       "l"(map), "r"(barrier), "r"(d), "r"(head), "r"(row)
       : "memory");
-}
-
-// -------------------------------------------------------------------------------------------------------- matrices
-
-/// Four 8 x 8 matrices of 16-bit elements, each transposed; lane i gives the address of row i % 8 of matrix i / 8.
-__device__ __forceinline__ void store_matrices_transposed(std::uint32_t address, std::uint32_t m0, std::uint32_t m1,
-                                                          std::uint32_t m2, std::uint32_t m3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(m0),
-               "r"(m1), "r"(m2), "r"(m3)
-               : "memory");
-}
-
-/// An 8 x 8 matrix of which each lane has two neighbours of a row.
-__device__ __forceinline__ std::uint32_t transpose_matrix(std::uint32_t m) {
-  std::uint32_t result;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(m));
-  return result;
 }
 
 // ---------------------------------------------------------------------------------------------------- other accesses
@@ -169,49 +149,7 @@ __device__ __forceinline__ float2 unpack(std::uint32_t packed) {
 /// log2 to about 2 units in the last place; -inf for 0.
 __device__ __forceinline__ float fast_log2(float x) { return __log2f(x); }
 
-/// Keeps ptxas from computing an address again wherever it is used.
-__device__ __forceinline__ std::uint32_t pinned(std::uint32_t value) {
-  std::uint32_t result;
-  asm volatile("mov.b32 %0, %1;" : "=r"(result) : "r"(value));
-  return result;
-}
-
-__device__ __forceinline__ int load_shared(std::uint32_t address) {
-  int value;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_shared(std::uint32_t address, int value) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}
-
-__device__ __forceinline__ std::uint16_t load_shared_half(std::uint32_t address) {
-  std::uint16_t value;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_shared_half(std::uint32_t address, std::uint16_t value) {
-  asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(value) : "memory");
-}
-
-__device__ __forceinline__ uint4 load_shared_words(std::uint32_t address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_shared_words(std::uint32_t address, uint4 words) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(words.x), "r"(words.y), "r"(words.z),
-               "r"(words.w)
-               : "memory");
-}
-
-/// 16 bytes.
+/// Zeroes 16 bytes.
 __device__ __forceinline__ void clear_shared(std::uint32_t address) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
 }

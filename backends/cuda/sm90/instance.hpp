@@ -6,7 +6,6 @@
 #include "backends/cuda/driver.hpp"
 #include "backends/cuda/sm90/attend_kernel.hpp"
 #include "backends/cuda/sm90/merge_kernel.hpp"
-#include "backends/cuda/sm90/stack_kernel.hpp"
 
 namespace espalier::gpu::sm90 {
 
@@ -14,32 +13,25 @@ template <class KernelArguments>
 using LaunchFunction = cudaError_t (*)(const KernelArguments&, int device, cudaStream_t stream);
 
 struct Instance {
-  int wide_tokens;   ///< of a wide stage
-  int stage_tokens;  ///< of a narrow stage
+  int stage_slots;  ///< tokens that one copy may bring
   LaunchFunction<Arguments> main;
   LaunchFunction<MergeArguments> merge;
 };
 
 namespace instance_detail {
 
-template <auto Kernel, int SharedBytes>
+template <class T, int HeadDim, bool Transform>
 cudaError_t launch_main_as(const Arguments& arguments, int device, cudaStream_t stream) {
   static DriverKernel kernel;
   CUfunction function;
+  constexpr int kSharedBytes = Config<HeadDim>::kDynamicBytes;
   const auto set_up = [] {
-    return cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes);
+    return cudaFuncSetAttribute(attend_kernel<T, HeadDim, Transform>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                kSharedBytes);
   };
-  const cudaError_t error = kernel.find(device, Kernel, set_up, function);
+  const cudaError_t error = kernel.find(device, attend_kernel<T, HeadDim, Transform>, set_up, function);
   if (error != cudaSuccess) return error;
-  return launch_by_driver(function, arguments.plan.workers, kThreads, SharedBytes, arguments, stream);
-}
-
-template <class T, int HeadDim, bool Transform>
-cudaError_t launch_main_as(const Arguments& arguments, int device, cudaStream_t stream) {
-  using C = Config<HeadDim>;
-  return arguments.plan.stacked
-             ? launch_main_as<stack_kernel<T, HeadDim, Transform>, C::kWideBytes>(arguments, device, stream)
-             : launch_main_as<attend_kernel<T, HeadDim, Transform>, C::kDynamicBytes>(arguments, device, stream);
+  return launch_by_driver(function, arguments.plan.workers, kThreads, kSharedBytes, arguments, stream);
 }
 
 template <class T, int HeadDim>
@@ -81,7 +73,7 @@ cudaError_t launch_merge(const MergeArguments& arguments, int device, cudaStream
 
 template <class T, int HeadDim>
 constexpr Instance make_instance() {
-  return {Config<HeadDim>::kWideTokens, Config<HeadDim>::kStageTokens, instance_detail::launch_main<T, HeadDim>,
+  return {Config<HeadDim>::kStageSlots, instance_detail::launch_main<T, HeadDim>,
           instance_detail::launch_merge<T, HeadDim>};
 }
 

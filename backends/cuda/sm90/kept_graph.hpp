@@ -46,8 +46,8 @@ class KeptGraph {
   /// graph, and ever after CUDA has refused one
   bool launch(const Instance& instance, const Arguments& arguments, int device, cudaStream_t stream) {
     const detail::FusedPlanView& plan = arguments.plan;
-    const Kind wanted = {&instance,    device,          plan.workers,       plan.max_rows,      plan.merges,
-                         plan.stacked, arguments.group, arguments.kv_heads, arguments.transform};
+    const Kind wanted = {&instance,   device,          plan.workers,       plan.max_rows,
+                         plan.merges, arguments.group, arguments.kv_heads, arguments.transform};
     const bool comes_back = std::exchange(last_, wanted) == wanted;
     if (is_refused_ || !(comes_back || (exec_ && wanted == kind_))) return false;
     is_refused_ = !prepare(wanted, instance, arguments) || cudaGraphLaunch(exec_, stream) != cudaSuccess;
@@ -62,7 +62,7 @@ class KeptGraph {
   struct Kind {
     const Instance* instance;
     int device;
-    std::int32_t workers, max_rows, merges, stacked, group, kv_heads, transform;
+    std::int32_t workers, max_rows, merges, group, kv_heads, transform;
     bool operator==(const Kind&) const = default;
   };
 

@@ -161,41 +161,6 @@ Value __shfl_up_sync(unsigned, Value value, unsigned distance) {
   return espalier::emulator::exchange(value, source < 0 ? lane : source);
 }
 
-template <class Value>
-Value __shfl_down_sync(unsigned, Value value, unsigned distance) {
-  const int lane = espalier::emulator::lane(), source = lane + static_cast<int>(distance);
-  return espalier::emulator::exchange(value, source < espalier::emulator::kLanes ? source : lane);
-}
-
-inline int __reduce_add_sync(unsigned, int value) {
-  return espalier::emulator::meet_wave<int>("sum over a warp", value, [](espalier::emulator::Wave& all) {
-    int sum = 0;
-    for (const espalier::emulator::Slot& in : all.in) {
-      int of_lane;
-      std::memcpy(&of_lane, &in, sizeof of_lane);
-      sum += of_lane;
-    }
-    for (espalier::emulator::Slot& out : all.out) std::memcpy(&out, &sum, sizeof sum);
-  });
-}
-
-inline int __all_sync(unsigned, int condition) {
-  return __reduce_add_sync(0, condition != 0) == espalier::emulator::kLanes;
-}
-
-template <class Value>
-Value atomicAdd(Value* counter, Value more) {
-  const Value before = *counter;
-  *counter += more;
-  return before;
-}
-
-inline unsigned atomicInc(unsigned* counter, unsigned last) {
-  const unsigned before = *counter;
-  *counter = before >= last ? 0 : before + 1;
-  return before;
-}
-
 /// Loads that may be up to 16 bytes wide, and must then be aligned so.
 template <class Value>
 Value __ldg(const Value* source) {

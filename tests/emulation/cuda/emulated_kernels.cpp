@@ -66,7 +66,6 @@ void emulated_sm90_attend(const AttendParams& params, const FusedPlanView& plan,
   emulator::run_ahead_seed = timing.run_ahead_seed;
   emulator::arrives_late = timing.arrives_late;
   if (sm90::attend(params, plan, q_rows, false, nullptr) != cudaSuccess) emulator::stop("a launch fails");
-  if (*plan.queue_next != 0) emulator::stop("the queue's counter is not left at zero");
   emulator::run_ahead_seed = 0;
   emulator::arrives_late = false;
 }
@@ -92,14 +91,14 @@ void run_captured(const std::function<void()>& enqueue, int times) {
 std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
   return {{.name = "cuda-sm90-emulated",
            .backend = space,
-           .form = backend::PlanForm::streams,
+           .form = backend::PlanForm::stacks,
            .is_automatic = false,
            .why_not_here = runs_anywhere,
            .why_not_shape = sm90::why_not_shape,
            .why_not_params = sm90::why_not_params,
            .tile_size = nullptr,
            .attend_tiles = nullptr,
-           .attend_streams = sm90::attend,
+           .attend_stacks = sm90::attend,
            .capture_of = nullptr,
            .append = nullptr,  // others of the list would append in its name
            .status_text = status_text,
@@ -113,7 +112,7 @@ std::vector<backend::FusedKernel> emulated_cuda_kernels(const char* space) {
            .why_not_params = sm80::why_not_params,
            .tile_size = sm80::tile_size,
            .attend_tiles = sm80::attend,
-           .attend_streams = nullptr,
+           .attend_stacks = nullptr,
            .capture_of = nullptr,
            .append = nullptr,
            .status_text = status_text,

@@ -1,4 +1,4 @@
-// The kernels of sm_90, run lane by lane on plans of streams, against the oracle.
+// The kernels of sm_90, run lane by lane on plans of the reference planner and of the library, against the oracle.
 
 #include <algorithm>
 #include <catch2/catch_get_random_seed.hpp>
@@ -14,7 +14,7 @@
 #include <type_traits>
 
 #include "perf/gpu/fused_planner.hpp"
-#include "plan/streams/stream_plan.hpp"
+#include "plan/stacks/stack_plan.hpp"
 #include "support/problem.hpp"
 #include "tests/emulation/cases.hpp"
 #include "tests/emulation/cuda/emulated_kernels.hpp"
@@ -24,7 +24,7 @@ namespace espalier::test {
 namespace {
 
 using Exec = Kokkos::DefaultHostExecutionSpace;
-using plan::StreamPlan;
+using plan::StackPlan;
 
 /// Partials are rounded, too.
 template <class Element>
@@ -32,10 +32,10 @@ constexpr double kUnit = 2 * kWeightUnit<Element>;
 
 struct Choices {
   Setup setup;
-  bool chains = true;
+  bool by_library = false;  ///< whose plan it is; else the reference planner's
+  bool whole = false;       ///< of that: stacks are not cut
+  int short_tokens = 40;    ///< nodes with fewer tokens get no stacks of their own
   EmulatedTiming timing = {};
-  bool queued = false;  ///< some narrow tiles belong to nobody
-  bool stacks = false;  ///< the plan of perf/gpu/fused_planner.hpp with subtrees in wide tiles
 };
 
 /// The tree as the reference planner takes it.
@@ -71,25 +71,16 @@ class EmulatedProblem {
         heads_(heads),
         rows_(std::int32_t(tree.rows.size())),
         problem_(exec_, tree, heads, inputs, choices.setup) {
-    const Setup& setup = choices.setup;
     TreeSnapshot snapshot = problem_.snapshot();
-    const TreeSnapshot lengths = snapshot_of(planned, setup.block_tokens, setup.tree_layout);
-    REQUIRE(lengths.row_index == snapshot.row_index);
-    snapshot.tokens = lengths.tokens;
-    snapshot.row_visible = lengths.row_visible;
     for (std::size_t entry = 0; entry < snapshot.block_table.size(); ++entry)  // blocks of the problem are shuffled
       snapshot.block_table[entry] = BlockId{problem_.tree().view().block_table[entry]};
-    PlanConfig config = problem_.plan().config();
-    config.workers = setup.workers;
-    const plan::StreamOptions options{.chains = choices.chains};
-    config.capacity = StreamPlan<Exec>::required_capacity(snapshot, config, exec_, options);
-    streams_.emplace(exec_, config, options);
-    if (choices.stacks) plan_stacks(reference_tree(snapshot));
-    arrays_.emplace(exec_, snapshot);
-    streams_->update(exec_, arrays_->view());
-    if (&planned != &tree) streams_->grow(exec_, problem_.tree().view());
-    exec_.fence();
+    if (choices.by_library)
+      plan_by_library(std::move(snapshot), planned, &planned != &tree);
+    else
+      plan_by_reference(snapshot);
   }
+  EmulatedProblem(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const Choices& choices)
+      : EmulatedProblem(tree, heads, inputs, choices, tree) {}
 
   Result attend() {
     if (rows_ > 0) enqueue({});  // the library's attend() launches nothing otherwise
@@ -111,56 +102,52 @@ class EmulatedProblem {
   }
 
  private:
-  /// The plan. Where `queued`, the workers with the last narrow tiles leave them to the queue, as in plans of much more.
-  espalier::detail::FusedPlanView view() {
-    espalier::detail::FusedPlanView view = streams_->view();
-    if (choices_.stacks) return reference_view(view);
-    if (!choices_.queued) return view;
-    header_ = *view.header;
-    workers_.assign(view.worker, view.worker + view.workers);
-    for (std::size_t left = (workers_.size() + 1) / 2; left > 0; --left) {
-      for (espalier::detail::FusedWorker& worker : workers_) {
-        if (worker.narrow_end != header_.queue_begin || worker.narrow_begin == worker.narrow_end) continue;
-        header_.queue_begin = worker.narrow_begin;
-        worker.narrow_end = worker.narrow_begin;
-        break;
-      }
-    }
-    view.header = &header_;
-    view.worker = workers_.data();
-    return view;
+  void plan_by_library(TreeSnapshot snapshot, const Tree& planned, bool grows) {
+    const Setup& setup = choices_.setup;
+    const TreeSnapshot lengths = snapshot_of(planned, setup.block_tokens, setup.tree_layout);
+    REQUIRE(lengths.row_index == snapshot.row_index);
+    snapshot.tokens = lengths.tokens;
+    snapshot.row_visible = lengths.row_visible;
+    PlanConfig config = problem_.plan().config();
+    config.workers = setup.workers;
+    config.capacity = StackPlan<Exec>::required_capacity(snapshot, config, exec_);
+    stacks_.emplace(exec_, config);
+    arrays_.emplace(exec_, snapshot);
+    stacks_->update(exec_, arrays_->view());
+    if (grows) stacks_->grow(exec_, problem_.tree().view());
+    exec_.fence();
   }
 
-  /// @param view  of the same tree, whose rows and blocks are kept
-  espalier::detail::FusedPlanView reference_view(espalier::detail::FusedPlanView view) {
-    header_ = reference_.header;
-    view.workers = std::int32_t(reference_.worker.size());
-    view.merges = 1;
-    view.stacked = 1;
-    view.header = &header_;
-    view.segments = reference_.segments.data();
-    view.wide_tiles = reference_.wide_tiles.data();
-    view.worker = reference_.worker.data();
-    view.merge_begin = reference_.merge_begin.data();
-    view.merge_entries = reference_.merge_entries.data();
-    view.partial_out = partial_out_.data();
-    view.partial_lse = partial_lse_.data();
-    return view;
-  }
-
-  void plan_stacks(const perf::Tree& tree) {
+  void plan_by_reference(const TreeSnapshot& snapshot) {
+    tree_ = reference_tree(snapshot);
     perf::PlannerConfig config;
-    config.workers = choices_.setup.workers;
+    config.workers = std::max(choices_.setup.workers, 1);
     config.query_heads = heads_.query_heads;
     config.kv_heads = heads_.kv_heads;
     config.head_dim = heads_.head_dim;
-    config.stacks = 1;
-    config.short_tokens = choices_.chains ? 40 : 1;
-    reference_ = perf::plan_fused(tree, config);
+    config.short_tokens = choices_.short_tokens;
+    plan_ = perf::StackPlanner(tree_, config).plan(choices_.whole);
     constexpr float kUnwritten = std::numeric_limits<float>::quiet_NaN();
-    partial_out_.assign(std::size_t(reference_.partials) * std::size_t(heads_.head_dim),
-                        from_float<Element>(kUnwritten));
-    partial_lse_.assign(std::size_t(reference_.partials), kUnwritten);
+    partial_out_.assign(std::size_t(plan_.partials) * std::size_t(heads_.head_dim), from_float<Element>(kUnwritten));
+    partial_lse_.assign(std::size_t(plan_.partials), kUnwritten);
+  }
+
+  espalier::detail::FusedPlanView view() {
+    if (choices_.by_library) return stacks_->view();
+    return {.workers = std::int32_t(plan_.worker.size()),
+            .max_rows = rows_,
+            .merges = plan_.merge_entries.empty() ? 0 : 1,
+            .header = &plan_.header,
+            .segments = plan_.segments.data(),
+            .tiles = plan_.tiles.data(),
+            .worker = plan_.worker.data(),
+            .merge_begin = plan_.merge_begin.data(),
+            .merge_entries = plan_.merge_entries.data(),
+            .row_visible = tree_.row_visible.data(),
+            .row_index = tree_.row_index.data(),
+            .block_table = tree_.block_table.data(),
+            .partial_out = partial_out_.data(),
+            .partial_lse = partial_lse_.data()};
   }
 
   Exec exec_;
@@ -168,11 +155,10 @@ class EmulatedProblem {
   HeadShape heads_;
   std::int32_t rows_;
   Problem<Exec, Element> problem_;
-  std::optional<TreeArrays<Exec>> arrays_;  // read by the plan
-  std::optional<StreamPlan<Exec>> streams_;
-  alignas(16) espalier::detail::FusedPlanHeader header_;  // where `queued` or `stacks`
-  std::vector<espalier::detail::FusedWorker> workers_;
-  perf::FusedPlan reference_;  // where `stacks`
+  std::optional<TreeArrays<Exec>> arrays_;  // read by the library's plan
+  std::optional<StackPlan<Exec>> stacks_;
+  perf::Tree tree_;  // of the reference planner, as all below
+  perf::FusedPlan plan_;
   std::vector<Element> partial_out_;
   std::vector<float> partial_lse_;
 };
@@ -183,8 +169,8 @@ void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const
            const Tree& planned) {
   const Setup& setup = choices.setup;
   INFO(description_of<Element>(tree, heads, setup)
-       << "; chains " << choices.chains << "; run ahead " << choices.timing.run_ahead_seed << "; late "
-       << choices.timing.arrives_late << "; queued " << choices.queued << "; stacks " << choices.stacks);
+       << "; library " << choices.by_library << "; whole " << choices.whole << "; short " << choices.short_tokens
+       << "; run ahead " << choices.timing.run_ahead_seed << "; late " << choices.timing.arrives_late);
   const Result result = EmulatedProblem<Element>(tree, heads, inputs, choices, planned).attend();
   CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
                      tolerance_of(tree, heads, inputs, setup.options, kUnit<Element>)) == "");
@@ -195,7 +181,7 @@ void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const
   check<Element>(tree, heads, inputs, choices, tree);
 }
 
-constexpr int kBlockTokens[] = {16, 32, 1, 128, 64, 17, 256, 5, 48};
+constexpr int kBlockTokens[] = {16, 32, 1, 128, 64, 3, 256, 17, 48};
 
 /// The choices of a turn: each of them in every combination with its neighbours, sooner or later.
 Choices choices_of(std::size_t turn) {
@@ -208,30 +194,29 @@ Choices choices_of(std::size_t turn) {
   setup.options.soft_cap = turn % 4 == 2 ? 1.5f : 0.0f;
   setup.workers = turn % 5 == 3 ? 1 : 1 + int(turn % 4);
   setup.wants_lse = turn % 7 != 0;
-  choices.chains = turn % 2 == 0;
-  choices.queued = turn % 5 >= 3;
+  choices.by_library = turn % 3 == turn / 3 % 3;
+  choices.whole = turn % 5 >= 3;
+  choices.short_tokens = turn % 2 == 0 ? 40 : 1;
   choices.timing = {turn % 3 == 2 ? std::uint32_t(turn + 1) : 0, turn / 2 % 2 == 1};
   return choices;
 }
 
 /// Every tree with every head shape; the other choices take turns.
 template <class Element>
-void check_trees(const std::vector<Tree>& trees, const std::vector<HeadShape>& head_shapes, bool stacks = false) {
+void check_trees(const std::vector<Tree>& trees, const std::vector<HeadShape>& head_shapes) {
   std::size_t turn = std::is_same_v<Element, float16> ? 4 : 0;
   for (const Tree& tree : trees)
     for (const HeadShape& heads : head_shapes) {
-      Choices choices = choices_of(turn);
-      choices.stacks = stacks;
-      check<Element>(tree, heads, random_inputs<Element>(tree, heads, std::uint32_t(turn)), choices);
+      check<Element>(tree, heads, random_inputs<Element>(tree, heads, std::uint32_t(turn)), choices_of(turn));
       ++turn;
     }
 }
 
-/// Wide and narrow nodes, short and empty ones, several roots, rows inside nodes and limited rows.
-Tree random_streams(std::uint32_t seed) {
+/// Long and short nodes, empty ones, several roots, rows inside nodes and limited rows.
+Tree random_tree(std::uint32_t seed) {
   std::mt19937 random(seed);
   const auto up_to = [&](std::int32_t most) { return std::int32_t(random() % std::uint32_t(most + 1)); };
-  Tree tree{"random streams, seed " + std::to_string(seed), {}, {}};
+  Tree tree{"random tree, seed " + std::to_string(seed), {}, {}};
   const std::int32_t nodes = 1 + up_to(20), style = up_to(3);
   for (std::int32_t i = 0; i < nodes; ++i) {
     const std::int32_t parent = i == 0 || up_to(9) == 0 ? -1 : std::max(0, i - 1 - up_to(style == 0 ? 2 : i - 1));
@@ -249,12 +234,12 @@ Tree random_streams(std::uint32_t seed) {
 std::vector<Tree> random_trees(std::uint32_t first_seed, std::uint32_t count) {
   std::vector<Tree> trees;
   for (std::uint32_t seed = first_seed; seed < first_seed + count; ++seed)
-    trees.push_back(seed % 3 == 0 ? random_forest(seed) : random_streams(seed));
+    trees.push_back(seed % 3 == 0 ? random_forest(seed) : random_tree(seed));
   return trees;
 }
 
-/// Wide tiles of one node and of chains, whole stages and parts of them, one and two warpgroups.
-std::vector<Tree> wide_trees() {
+/// Tiles of one segment and of many, whole stages and parts of them, one and two warpgroups.
+std::vector<Tree> trees_of_many_rows() {
   Tree deep{"short levels above 36 leaves", {{-1, 45}}, {}};
   for (int i = 0; i < 2; ++i) deep.nodes.push_back({0, 9 + i});
   for (int i = 0; i < 4; ++i) deep.nodes.push_back({1 + i / 2, 30});
@@ -270,55 +255,60 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on every tre
   check_trees<TestType>(named_trees(), {{1, 1, 64}, {8, 2, 96}, {5, 1, 128}, {8, 1, 192}, {4, 2, 256}});
 }
 
-TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on wide tiles", "[emulation]", float16, bfloat16) {
-  check_trees<TestType>(wide_trees(), {{4, 1, 64}, {10, 2, 96}, {8, 1, 128}, {16, 1, 128}, {4, 1, 192}, {8, 1, 256}});
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on trees of many rows", "[emulation]", float16,
+                   bfloat16) {
+  check_trees<TestType>(trees_of_many_rows(),
+                        {{4, 1, 64}, {10, 2, 96}, {8, 1, 128}, {16, 1, 128}, {4, 1, 192}, {8, 1, 256}});
 }
 
-TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on random streams", "[emulation]", float16,
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on random trees", "[emulation]", float16,
                    bfloat16) {
   check_trees<TestType>(random_trees(20, 3), {{1, 1, 64}, {4, 1, 96}, {8, 2, 128}, {17, 1, 192}, {5, 1, 256}});
 }
 
-TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on stacks", "[emulation]", float16, bfloat16) {
-  check_trees<TestType>(wide_trees(), {{4, 1, 64}, {10, 2, 96}, {8, 1, 128}, {16, 1, 128}, {4, 1, 192}, {8, 1, 256}},
-                        true);
-  check_trees<TestType>(random_trees(20, 3), {{1, 1, 64}, {4, 1, 96}, {8, 2, 128}, {17, 1, 192}, {5, 1, 256}}, true);
-  check_trees<TestType>(named_trees(), {{4, 1, 64}, {16, 2, 128}}, true);
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle where a row has more pairs than a tile",
+                   "[emulation]", float16, bfloat16) {
+  const Tree few_rows{
+      "four rows, one of which sees less", {{-1, 150}, {0, 40}, {0, 0}, {1, 9}}, {{1}, {1, 11}, {2}, {3}}};
+  check_trees<TestType>({few_rows}, {{130, 1, 64}, {300, 2, 96}, {256, 1, 128}, {129, 1, 192}, {150, 1, 256}});
 }
 
 /// Hidden, since it takes minutes: run it by its name after a change of the kernels or of the plans that they read.
-TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on hundreds of random streams", "[.sweep]", float16,
+TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on hundreds of random trees", "[.sweep]", float16,
                    bfloat16) {
-  constexpr int kGroups[] = {1, 4, 5, 8, 16, 2, 3, 17, 33}, kHeadDims[] = {64, 96, 128, 192, 256};
+  constexpr int kGroups[] = {1, 4, 5, 8, 16, 2, 3, 17, 33, 140}, kHeadDims[] = {64, 96, 128, 192, 256};
   for (std::uint32_t seed = Catch::getSeed(), end = seed + 250; seed != end; ++seed) {  // other ones in each run
+    std::mt19937 random(seed);
     const int kv_heads = seed % 4 == 0 ? 2 : 1;
-    const HeadShape heads{kv_heads * kGroups[seed % std::size(kGroups)], kv_heads,
+    const HeadShape heads{kv_heads * kGroups[random() % std::size(kGroups)], kv_heads,
                           kHeadDims[seed % std::size(kHeadDims)]};
     const Tree tree = random_trees(seed, 1).front();
-    const std::size_t turn = std::mt19937(seed)() % 10000;
-    check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), choices_of(turn));
+    Choices choices = choices_of(random() % 10000);
+    for (const bool by_library : {false, true}) {
+      choices.by_library = by_library;
+      check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), choices);
+    }
     const Tree later = with_longer_leaves(tree, seed);
-    check<TestType>(later, heads, random_inputs<TestType>(later, heads, seed), choices_of(turn + 1), tree);
-    Choices stacked = choices_of(turn);
-    stacked.stacks = true;
-    check<TestType>(tree, heads, random_inputs<TestType>(tree, heads, seed), stacked);
+    check<TestType>(later, heads, random_inputs<TestType>(later, heads, seed), choices, tree);
   }
 }
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_90 agree with the oracle on plans that have grown", "[emulation]", float16,
                    bfloat16) {
   std::size_t turn = 0;
-  for (const Tree& tree : {random_streams(3), random_streams(8), wide_trees()[2]})
+  for (const Tree& tree : {random_tree(3), random_tree(8), trees_of_many_rows()[2]})
     for (const HeadShape& heads : {HeadShape{4, 1, 64}, HeadShape{5, 1, 192}}) {
       const Tree later = with_longer_leaves(tree, std::uint32_t(turn));
-      check<TestType>(later, heads, random_inputs<TestType>(later, heads, std::uint32_t(turn)), choices_of(turn), tree);
+      Choices choices = choices_of(turn);
+      choices.by_library = true;
+      check<TestType>(later, heads, random_inputs<TestType>(later, heads, std::uint32_t(turn)), choices, tree);
       ++turn;
     }
 }
 
 TEMPLATE_TEST_CASE("emulated kernels of sm_90 do not overflow on large scores", "[emulation]", float16, bfloat16) {
   const HeadShape heads{4, 1, 64};
-  for (const Tree& tree : {random_forest(4), wide_trees()[2]})
+  for (const Tree& tree : {random_forest(4), trees_of_many_rows()[2]})
     for (const float magnitude : {1e2f, 1e4f})
       for (const float soft_cap : {0.0f, 30.0f}) {
         Choices choices;
@@ -330,7 +320,7 @@ TEMPLATE_TEST_CASE("emulated kernels of sm_90 do not overflow on large scores", 
 
 TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, in emulated kernels of sm_90",
                    "[emulation]", float16, bfloat16) {
-  for (const int group : {3, 48}) {  // narrow and wide
+  for (const int group : {3, 48}) {  // one tile, and several
     const HeadShape heads{2 * group, 2, 64};
     check_nan_in_k<TestType>(heads, [&](const Tree& tree, std::size_t token, const Inputs& inputs) {
       Choices choices = choices_of(token);
@@ -343,7 +333,7 @@ TEMPLATE_TEST_CASE("a NaN in k reaches the rows that see it, and no others, in e
 TEST_CASE("rows keep their weight where every score is far below -1e30, in emulated kernels of sm_90", "[emulation]") {
   // Scores of -2^104 that are all the same: the result is that of scores that are 0.
   const Tree tree{"one node", {{-1, 40}}, {{0}, {0}}};
-  for (const int group : {4, 40}) {  // narrow and wide
+  for (const int group : {4, 40}) {  // one warpgroup, and two
     const HeadShape heads{group, 1, 64};
     Inputs inputs = random_inputs<bfloat16>(tree, heads, 9);
     std::ranges::fill(inputs.q, 0.0f);
@@ -356,7 +346,7 @@ TEST_CASE("rows keep their weight where every score is far below -1e30, in emula
       Choices choices;
       choices.setup.options.scale = scale;
       choices.setup.workers = 1;
-      Result result = EmulatedProblem<bfloat16>(tree, heads, inputs, choices, tree).attend();
+      Result result = EmulatedProblem<bfloat16>(tree, heads, inputs, choices).attend();
       for (std::size_t i = 0; i < result.lse.size(); ++i) {
         CHECK(std::abs(result.lse[i] / (-0x1p104f * scale) - 1) < 1e-6f);
         result.lse[i] = float(expected.lse[i]);
@@ -379,7 +369,7 @@ TEST_CASE("tensor maps are encoded once for the layers of one shape, in emulated
   choices.setup.workers = 2;
   const auto add = [&](const HeadShape& heads) -> Layer& {
     const Inputs inputs = random_inputs<float16>(tree, heads, std::uint32_t(layers.size()));
-    return layers.emplace_back(heads, inputs, EmulatedProblem<float16>(tree, heads, inputs, choices, tree));
+    return layers.emplace_back(heads, inputs, EmulatedProblem<float16>(tree, heads, inputs, choices));
   };
   const auto maps_encoded_by = [&](Layer& layer) {
     const int before = emulated_maps_encoded();
@@ -390,7 +380,7 @@ TEST_CASE("tensor maps are encoded once for the layers of one shape, in emulated
   };
   const HeadShape model{4, 1, 64}, other{40, 1, 64};
   CHECK(maps_encoded_by(add(model)) > 0);
-  CHECK(maps_encoded_by(add(other)) > 0);  // whose tiles are wide
+  CHECK(maps_encoded_by(add(other)) > 0);
   for (int layer = 0; layer < 2; ++layer) {
     CHECK(maps_encoded_by(add(model)) == 0);
     CHECK(maps_encoded_by(add(other)) == 0);
@@ -406,12 +396,12 @@ TEST_CASE("tensor maps are encoded once for the layers of one shape, in emulated
 
 TEST_CASE("layers that come back are enqueued as graphs, which follow their arguments, in emulated kernels of sm_90",
           "[emulation]") {
-  const Tree tree{"siblings", {{-1, 70}, {0, 20}, {0, 12}}, {{1}, {2}}};
+  const Tree tree{"siblings", {{-1, 300}, {0, 20}, {0, 12}}, {{1}, {2}}};
   const HeadShape heads{4, 1, 64};
   const Inputs inputs = random_inputs<float16>(tree, heads, 5), other_inputs = random_inputs<float16>(tree, heads, 6);
   Choices choices;
   choices.setup.workers = 3;
-  EmulatedProblem<float16> problem(tree, heads, inputs, choices, tree), other(tree, heads, other_inputs, choices, tree);
+  EmulatedProblem<float16> problem(tree, heads, inputs, choices), other(tree, heads, other_inputs, choices);
   const auto expects = [&](EmulatedProblem<float16>& of, const Inputs& given, const AttendOptions& options,
                            bool as_graph) {
     const auto edit = [&](espalier::detail::AttendParams& params) { params.soft_cap = float(options.soft_cap); };
@@ -471,7 +461,7 @@ TEST_CASE("layers that come back are enqueued as graphs, which follow their argu
 }
 
 TEST_CASE("a graph is not taken for that of other heads with the same K, in emulated kernels of sm_90", "[emulation]") {
-  const Tree tree{"siblings", {{-1, 70}, {0, 20}, {0, 12}}, {{1}, {2}}};
+  const Tree tree{"siblings", {{-1, 300}, {0, 20}, {0, 12}}, {{1}, {2}}};
   const HeadShape few{20, 1, 64}, many{80, 1, 64};  // whose merges are larger
   const Inputs few_inputs = random_inputs<float16>(tree, few, 7);
   Inputs many_inputs = random_inputs<float16>(tree, many, 8);
@@ -479,8 +469,7 @@ TEST_CASE("a graph is not taken for that of other heads with the same K, in emul
   many_inputs.v = few_inputs.v;
   Choices choices;
   choices.setup.workers = 3;
-  choices.chains = false;
-  EmulatedProblem<float16> first(tree, few, few_inputs, choices, tree), second(tree, many, many_inputs, choices, tree);
+  EmulatedProblem<float16> first(tree, few, few_inputs, choices), second(tree, many, many_inputs, choices);
   espalier::detail::AttendParams shared;
   for (int i = 0; i < 3; ++i) first.enqueue([&](espalier::detail::AttendParams& params) { shared = params; });
   for (int i = 0; i < 3; ++i) {

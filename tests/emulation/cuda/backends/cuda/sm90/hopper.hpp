@@ -80,51 +80,15 @@ void named_arrive(int id) {
 
 // ----------------------------------------------------------------------------------------------------- copy engine
 
-inline constexpr std::uint64_t kEvictNormal = 0, kEvictFirst = 1;
-
 inline void prefetch_map(const CUtensorMap*) {}
 
 inline void copy_kv(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d, int token,
-                    int chunk, int head, int block, std::uint64_t) {
-  emulator::copy_tensor(destination, *map, barrier, {d, token, chunk, head, block});
+                    int head, int block) {
+  emulator::copy_tensor(destination, *map, barrier, {d, token, head, block});
 }
 
 inline void copy_q(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d, int head, int row) {
   emulator::copy_tensor(destination, *map, barrier, {d, head, row});
-}
-
-// -------------------------------------------------------------------------------------------------------- matrices
-
-inline void store_matrices_transposed(std::uint32_t address, std::uint32_t m0, std::uint32_t m1, std::uint32_t m2,
-                                      std::uint32_t m3) {
-  struct Words {
-    std::uint32_t word[4], address;
-  };
-  emulator::meet_wave<int>("matrix store", Words{{m0, m1, m2, m3}, address}, [](emulator::Wave& all) {
-    Words words[32];
-    for (unsigned i = 0; i < 32; ++i) std::memcpy(&words[i], &all.in[i], sizeof words[i]);
-    for (unsigned i = 0; i < 32; ++i) {
-      for (unsigned matrix = 0; matrix < 4; ++matrix) {
-        for (unsigned j = 0; j < 2; ++j) {
-          const std::uint32_t row = words[8 * matrix + i % 4 * 2 + j].address;
-          emulator::shared_bytes(row, 16, 16);
-          emulator::store_shared_value(row + 2 * (i / 4),
-                                       static_cast<std::uint16_t>(words[i].word[matrix] >> (16 * j)));
-        }
-      }
-    }
-  });
-}
-
-inline std::uint32_t transpose_matrix(std::uint32_t m) {
-  return emulator::meet_wave<std::uint32_t>("matrix transposition", m, [](emulator::Wave& all) {
-    std::uint16_t matrix[8][8];
-    for (unsigned i = 0; i < 32; ++i) std::memcpy(&matrix[i / 4][i % 4 * 2], &all.in[i], 4);
-    for (unsigned i = 0; i < 32; ++i) {
-      const std::uint16_t pair[2] = {matrix[i % 4 * 2][i / 4], matrix[i % 4 * 2 + 1][i / 4]};
-      std::memcpy(&all.out[i], pair, 4);
-    }
-  });
 }
 
 // ---------------------------------------------------------------------------------------------------- other accesses
@@ -135,20 +99,6 @@ float2 unpack(std::uint32_t packed) {
 }
 
 inline float fast_log2(float x) { return log2f(x); }
-inline std::uint32_t pinned(std::uint32_t value) { return value; }
-
-inline int load_shared(std::uint32_t address) { return emulator::load_shared_value<int>(address); }
-inline void store_shared(std::uint32_t address, int value) { emulator::store_shared_value(address, value); }
-
-inline std::uint16_t load_shared_half(std::uint32_t address) {
-  return emulator::load_shared_value<std::uint16_t>(address);
-}
-inline void store_shared_half(std::uint32_t address, std::uint16_t value) {
-  emulator::store_shared_value(address, value);
-}
-
-inline uint4 load_shared_words(std::uint32_t address) { return emulator::load_shared_value<uint4>(address); }
-inline void store_shared_words(std::uint32_t address, uint4 words) { emulator::store_shared_value(address, words); }
 inline void clear_shared(std::uint32_t address) { emulator::store_shared_value(address, uint4{}); }
 inline void store_words(void* target, uint4 words) {
   if (reinterpret_cast<std::uintptr_t>(target) % sizeof words != 0) emulator::stop("an unaligned store");

@@ -18,7 +18,7 @@
 #include "context.hpp"
 #include "tree/program.hpp"
 
-namespace espalier::plan::streams {
+namespace espalier::plan::stacks {
 
 using derive::kRunsOnHost;
 using derive::light;
@@ -40,11 +40,6 @@ class OnHost {
   void each() const {
     const std::int32_t items = Step::items(c_);
     for (std::int32_t i = 0; i < items; ++i) Step::run(c_, i);
-  }
-
-  template <class Step>
-  void begin() const {
-    each<Step>();
   }
 
   template <class Step>
@@ -83,16 +78,9 @@ class OnTeam {
 
   template <class Step>
   KOKKOS_FUNCTION void each() const {
-    begin<Step>();
-    team_.team_barrier();
-  }
-
-  /// As each; the next step, which must neither read nor write what this one writes before its own first barrier, does
-  /// not wait for it.
-  template <class Step>
-  KOKKOS_FUNCTION void begin() const {
     const std::int32_t items = Step::items(c_);
     for (std::int32_t i = team_.team_rank(); i < items; i += team_.team_size()) Step::run(c_, i);
+    team_.team_barrier();
   }
 
   /// Neighbouring threads take neighbouring items, whose memory they then read together, and each group of threads items that
@@ -228,11 +216,6 @@ class OnInstance {
   }
 
   template <class Step>
-  void begin() const {
-    each<Step>();
-  }
-
-  template <class Step>
   void scan() const {
     const std::int32_t items = Kokkos::max(Step::most_items(c_), 1);
     if constexpr (requires { Step::measure(c_, 0); })
@@ -257,4 +240,4 @@ class OnInstance {
 #define ESPALIER_ANY_RUNNER
 #endif
 
-}  // namespace espalier::plan::streams
+}  // namespace espalier::plan::stacks

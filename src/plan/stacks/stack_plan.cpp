@@ -1,4 +1,4 @@
-#include "stream_plan.hpp"
+#include "stack_plan.hpp"
 
 #include <algorithm>
 #include <string>
@@ -13,7 +13,7 @@
 namespace espalier::plan {
 
 using detail::expects;
-using namespace streams;
+using namespace stacks;
 
 namespace {
 
@@ -31,20 +31,13 @@ struct OneThread {
 /// What orders a plan, in one team.
 template <class Exec>
 struct CutTreeOnTeam {
-  static constexpr const char* kLabel = "espalier::StreamPlan::cut_tree";
+  static constexpr const char* kLabel = "espalier::StackPlan::cut_tree";
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
   static constexpr std::size_t kScratchBytes = OnTeam<Team>::kScratchBytes + kSumBytes;
   Context c;
 
-  KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c), c); }
-};
-
-/// What kernels take work by; they leave it at 0 themselves.
-template <class Memory>
-struct ClearCounter {
-  Kokkos::View<std::uint32_t*, Memory> counter;
-  KOKKOS_FUNCTION void operator()(std::int32_t) const { counter(0) = 0; }
+  KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c)); }
 };
 
 template <class Exec>
@@ -52,6 +45,42 @@ std::int32_t workers_for(const Exec& exec) {
   if constexpr (kRunsOnHost<Exec>) return 16 * exec.concurrency();
   constexpr int kThreadsOfMultiprocessor = 2048;
   return std::max(1, exec.concurrency() / kThreadsOfMultiprocessor);
+}
+
+/// Tokens of a tile: of the last segment those in front of its end.
+std::int64_t tokens_of(const detail::FusedTile& tile, const std::vector<detail::FusedSegment>& segments) {
+  std::int64_t tokens = 0;
+  std::int32_t left = tile.slots, skip = tile.skip;
+  for (std::int32_t i = tile.segment_begin; i < tile.segment_end; ++i) {
+    const std::int32_t of_segment = segments[std::size_t(i)].tokens;
+    const std::int32_t slots = std::min(detail::stack_slots(of_segment) - skip, left);
+    tokens += std::min(of_segment - skip, slots);
+    left -= slots;
+    skip = 0;
+  }
+  return tokens;
+}
+
+/// What a tile is predicted to take: blocks that only segments of one half's rows lie in cost less.
+double time_of(const detail::FusedTile& tile, const std::vector<detail::FusedSegment>& segments, const Context& c) {
+  const BlockCosts costs(c, tile.pairs);
+  double time = double(c.costs.tile);
+  std::int64_t slot = -std::int64_t(tile.skip);
+  std::vector<int> halves(std::size_t(div_up(tile.slots, detail::kTileSlots)), 0);
+  for (std::int32_t i = tile.segment_begin; i < tile.segment_end; ++i) {
+    const detail::FusedSegment& segment = segments[std::size_t(i)];
+    const std::int64_t end = slot + detail::stack_slots(segment.tokens);
+    const std::int64_t low = std::int64_t(segment.row_begin) * c.group - tile.pair_begin;
+    const std::int64_t high = std::int64_t(segment.row_end) * c.group - tile.pair_begin;
+    const int seen_by = (low < detail::kTilePairs / 2 ? 1 : 0) | (high > detail::kTilePairs / 2 ? 2 : 0);
+    const std::int64_t last = std::min<std::int64_t>(end, tile.slots);
+    for (std::int64_t block = std::max<std::int64_t>(slot, 0) / detail::kTileSlots; block * detail::kTileSlots < last;
+         ++block)
+      halves[std::size_t(block)] |= seen_by;
+    slot = end;
+  }
+  for (const int seen_by : halves) time += double(seen_by == 3 ? costs.full : costs.half);
+  return time;
 }
 
 /// Checks a configuration and fills in what the caller left to us.
@@ -63,80 +92,75 @@ PlanConfig with_defaults(PlanConfig config, std::int32_t workers) {
   expects(config.workers >= 1 && config.workers <= 1024, ErrorCode::invalid_argument, "plan: workers is ",
           config.workers, ", expected 1 to 1024 for the fused kernels");
   const std::int64_t group = heads.group(), kv_heads = heads.kv_heads;
-  const std::int64_t strips = div_up(group, std::int64_t(detail::kNarrowPairs));
+  const std::int64_t tiles_of_row = div_up(group, std::int64_t(detail::kTilePairs));
   const auto or_default = [](std::int32_t& given, std::int64_t value, const char* name) {
     given = capacity_or_default(given, value, name);
   };
-  or_default(capacity.segments, capacity.nodes + 16 * strips * capacity.rows, "segments");
-  or_default(capacity.tiles, kv_heads * (capacity.nodes + strips * capacity.rows) + 66 * config.workers, "tiles");
-  or_default(capacity.partials, kv_heads * 16 * capacity.rows + div_up(std::int64_t(1200) * config.workers, group),
+  or_default(capacity.segments, capacity.nodes + std::int64_t(32) * capacity.rows, "segments");
+  or_default(capacity.tiles, kv_heads * (capacity.nodes + tiles_of_row * capacity.rows) + config.workers, "tiles");
+  or_default(capacity.partials,
+             kv_heads * 16 * capacity.rows + div_up(std::int64_t(2) * detail::kTilePairs * config.workers, group),
              "partials");
-  expects(2 * strips * capacity.rows * kv_heads <= kMostIndex, ErrorCode::invalid_argument, "plan: ", capacity.rows,
-          " rows of ", heads.query_heads, " query heads are more than the fused kernels can address");
+  expects(tiles_of_row * (capacity.rows + std::int64_t(capacity.nodes)) * kv_heads <= kMostIndex,
+          ErrorCode::invalid_argument, "plan: ", capacity.rows, " rows of ", heads.query_heads,
+          " query heads are more than the fused kernels can address");
   return config;
 }
 
 }  // namespace
 
 template <ExecutionSpace Exec>
-struct StreamPlan<Exec>::Impl {
+struct StackPlan<Exec>::Impl {
   using Memory = typename Exec::memory_space;
 
   PlanConfig config;
-  StreamOptions options;
   bool updated = false;
   detail::TreeView tree{};
   Storage<Memory> storage;
-  Kokkos::View<std::uint32_t*, Memory> queue_next;
   Kokkos::View<char*, Memory> partial_out;  // 16-bit elements
   Kokkos::View<float*, Memory> partial_lse;
 
-  Impl(const Exec& exec, const PlanConfig& given, const StreamOptions& what)
-      : config(with_defaults(given, workers_for(exec))), options(what), storage(exec, config, true) {
+  Impl(const Exec& exec, const PlanConfig& given)
+      : config(with_defaults(given, workers_for(exec))), storage(exec, config, true) {
     const std::int64_t partials = std::int64_t(config.capacity.partials) * config.heads.group();
     expects(partials <= kMostIndex, ErrorCode::invalid_argument, "plan: capacity of partials is ",
             config.capacity.partials, ", with a group of ", config.heads.group(), " more than 2147483647 results");
     const auto uninitialised = [&](const char* label) {
       return Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label));
     };
-    queue_next = decltype(queue_next)(uninitialised("espalier::StreamPlan::queue_next"), 1);
-    Kokkos::parallel_for("espalier::StreamPlan::clear", light(Kokkos::RangePolicy<Exec>(exec, 0, 1)),
-                         ClearCounter<Memory>{queue_next});
-    partial_out = decltype(partial_out)(uninitialised("espalier::StreamPlan::partial_out"),
+    partial_out = decltype(partial_out)(uninitialised("espalier::StackPlan::partial_out"),
                                         std::size_t(partials) * std::size_t(config.heads.head_dim) * 2);
-    partial_lse = decltype(partial_lse)(uninitialised("espalier::StreamPlan::partial_lse"), std::size_t(partials));
+    partial_lse = decltype(partial_lse)(uninitialised("espalier::StackPlan::partial_lse"), std::size_t(partials));
   }
 
-  [[nodiscard]] Context context() const { return storage.context(config, options, tree); }
+  [[nodiscard]] Context context() const { return storage.context(config, tree); }
 
   /// Small trees are planned in the calling thread of a CPU, whose threads take longer to wake, or with the front steps in
   /// one team of a GPU, where launches would cost more than the rest of the device gains.
   [[nodiscard]] bool is_small() const { return context().is_small(); }
 
-  void make(const Exec& exec, const Context& c, StreamRunner runner) const {
-    if (runner == StreamRunner::by_size) {
-      runner = !is_small()         ? StreamRunner::device
-               : kRunsOnHost<Exec> ? StreamRunner::one_thread
-                                   : StreamRunner::one_team;
+  void make(const Exec& exec, const Context& c, StackRunner runner) const {
+    if (runner == StackRunner::by_size) {
+      runner = !is_small() ? StackRunner::device : kRunsOnHost<Exec> ? StackRunner::one_thread : StackRunner::one_team;
     }
     const Fill fill{c};
     if constexpr (kRunsOnHost<Exec>) {
-      if (runner == StreamRunner::one_thread) {
+      if (runner == StackRunner::one_thread) {
         const OnHost run(c);
-        CutTree{}(run, c);
+        CutTree{}(run);
         for (std::int32_t team = 0; team < fill.teams(); ++team) fill(OneThread{team});
         run.scan<SumEntries>();
         return run.each<FillEntries>();
       }
     }
     const OnInstance<Exec> device(exec, c);
-    if (runner == StreamRunner::device) {
-      CutTree{}(device, c);
+    if (runner == StackRunner::device) {
+      CutTree{}(device);
     } else {
       run_one_team(exec, c);
     }
     run_teams(exec, fill);
-    if (runner != StreamRunner::device) return run_teams(exec, FillLists{c});
+    if (runner != StackRunner::device) return run_teams(exec, FillLists{c});
     device.template scan<SumEntries>();
     device.template each<FillEntries>();
   }
@@ -165,44 +189,43 @@ struct StreamPlan<Exec>::Impl {
 };
 
 template <ExecutionSpace Exec>
-StreamPlan<Exec>::StreamPlan(const Exec& exec, const PlanConfig& config, const StreamOptions& options)
-    : impl_(std::make_unique<Impl>(exec, config, options)) {}
+StackPlan<Exec>::StackPlan(const Exec& exec, const PlanConfig& config) : impl_(std::make_unique<Impl>(exec, config)) {}
 
 template <ExecutionSpace Exec>
-StreamPlan<Exec>::~StreamPlan() = default;
+StackPlan<Exec>::~StackPlan() = default;
 
 template <ExecutionSpace Exec>
-StreamPlan<Exec>::StreamPlan(StreamPlan&&) noexcept = default;
+StackPlan<Exec>::StackPlan(StackPlan&&) noexcept = default;
 
 template <ExecutionSpace Exec>
-StreamPlan<Exec>& StreamPlan<Exec>::operator=(StreamPlan&&) noexcept = default;
+StackPlan<Exec>& StackPlan<Exec>::operator=(StackPlan&&) noexcept = default;
 
 template <ExecutionSpace Exec>
-const PlanConfig& StreamPlan<Exec>::config() const {
+const PlanConfig& StackPlan<Exec>::config() const {
   return impl_->config;
 }
 
 template <ExecutionSpace Exec>
-PlanCapacity StreamPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given,
-                                                 const Exec& exec, const StreamOptions& options) {
+PlanCapacity StackPlan<Exec>::required_capacity(const TreeSnapshot& snapshot, const PlanConfig& given,
+                                                const Exec& exec) {
   PlanConfig config = given;
   config.capacity = {snapshot.nodes(), snapshot.rows(), 1, 1, 1};
   config = with_defaults(config, workers_for(exec));
   const Kokkos::DefaultHostExecutionSpace host;
   const Storage<Kokkos::HostSpace> storage(host, config, false);
-  host.fence("espalier::StreamPlan::required_capacity");
-  const Context c = storage.context(config, options, view_of(snapshot));
-  CutTree{}(OnHost(c), c);
+  host.fence("espalier::StackPlan::required_capacity");
+  const Context c = storage.context(config, view_of(snapshot));
+  CutTree{}(OnHost(c));
   const Totals& need = *c.totals;
   std::int64_t partials = need.need_partials;
   for (std::int32_t row = 0; row < c.tree.rows; ++row)
     if (sees_nothing(c.tree, row)) partials = std::max(partials, least_partials(c));
-  return exact_capacity(snapshot, std::max(need.need_segments, need.need_gathered), need.need_tiles,
+  return exact_capacity(snapshot, need.need_segments, need.need_tiles,
                         div_up(partials, std::int64_t(config.heads.group())));
 }
 
 template <ExecutionSpace Exec>
-void StreamPlan<Exec>::update(const Exec& exec, const detail::TreeView& tree, StreamRunner runner) {
+void StackPlan<Exec>::update(const Exec& exec, const detail::TreeView& tree, StackRunner runner) {
   check_fits(tree.nodes, tree.rows, impl_->config.capacity);
   impl_->tree = tree;
   impl_->updated = true;
@@ -210,22 +233,26 @@ void StreamPlan<Exec>::update(const Exec& exec, const detail::TreeView& tree, St
 }
 
 template <ExecutionSpace Exec>
-void StreamPlan<Exec>::grow(const Exec& exec, const detail::TreeView& tree) {
+void StackPlan<Exec>::grow(const Exec& exec, const detail::TreeView& tree) {
   check_growth(impl_->updated, impl_->tree, tree.nodes, tree.rows);
   impl_->tree = tree;
+  const Context c = impl_->context();
   if constexpr (kRunsOnHost<Exec>) {
-    if (impl_->is_small()) return Grow{impl_->context(), 1}(0);
+    if (c.is_small()) return GrowOnHost{c, 1}(0);
+    const std::int32_t threads = exec.concurrency();
+    Kokkos::parallel_for(GrowOnHost::kLabel,
+                         light(Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, threads)),
+                         GrowOnHost{c, threads});
+  } else {
+    using Kernel = GrowOnDevice<Exec>;
+    const Kernel kernel{c};
+    Kokkos::parallel_for(
+        Kernel::kLabel, light(typename Kernel::Policy(exec, kernel.teams(), Kernel::kThreads, Kernel::kLanes)), kernel);
   }
-  // Enough threads for an even share, but no more than there can be tiles or segments.
-  const std::int64_t most = std::int64_t(impl_->config.capacity.tiles) + impl_->config.capacity.segments;
-  const auto threads = std::int32_t(std::min(most, std::int64_t(1) << 15));
-  Kokkos::parallel_for(Grow::kLabel,
-                       light(Kokkos::RangePolicy<Exec, Kokkos::IndexType<std::int32_t>>(exec, 0, threads)),
-                       Grow{impl_->context(), threads});
 }
 
 template <ExecutionSpace Exec>
-detail::FusedPlanView StreamPlan<Exec>::view() const {
+detail::FusedPlanView StackPlan<Exec>::view() const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: used before its first update");
   const auto& storage = impl_->storage;
   detail::FusedPlanView view{};
@@ -234,11 +261,8 @@ detail::FusedPlanView StreamPlan<Exec>::view() const {
   view.merges = impl_->config.capacity.partials > 1 || always_merges(impl_->config.heads.group()) ? 1 : 0;
   view.header = storage.header.data();
   view.segments = storage.segments.data();
-  view.gathered = storage.gathered.data();
-  view.wide_tiles = storage.wide_tiles.data();
-  view.narrow_tiles = storage.narrow_tiles.data();
+  view.tiles = storage.tiles.data();
   view.worker = storage.worker.data();
-  view.queue_next = impl_->queue_next.data();
   view.merge_begin = storage.merge_begin.data();
   view.merge_entries = storage.merge_entries.data();
   view.row_visible = impl_->tree.row_visible;
@@ -250,7 +274,7 @@ detail::FusedPlanView StreamPlan<Exec>::view() const {
 }
 
 template <ExecutionSpace Exec>
-PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
+PlanReport StackPlan<Exec>::report(const Exec& exec) const {
   expects(impl_->updated, ErrorCode::stale_plan, "plan: report before the first update");
   const PlanConfig& config = impl_->config;
   const Context c = impl_->context();
@@ -258,16 +282,13 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
   Exceeded exceeded;
   const std::int64_t group = config.heads.group();
   exceeded.compare(totals.need_segments, config.capacity.segments, "segments");
-  exceeded.compare(totals.need_gathered, config.capacity.segments, "gathered tokens");
   exceeded.compare(totals.need_tiles, config.capacity.tiles, "tiles");
   exceeded.compare(div_up(totals.need_partials, group), config.capacity.partials, "partials");
-  exceeded.compare(totals.longest, kMostTokens, "tokens in one node");
   exceeded.check();
 
   const auto worker = download(exec, c.worker, c.workers);
-  const auto header = download(exec, c.header, 1)[0];
-  const auto narrow_tiles = download(exec, c.narrow_tiles, totals.streams.pieces);
-  const auto wide_tiles = download(exec, c.wide_tiles, totals.need_tiles - totals.streams.pieces);
+  const auto tiles = download(exec, c.tiles, totals.tiles);
+  const auto segments = download(exec, c.segments, totals.need_segments);
 
   PlanReport report{};
   describe_tree(exec, c.tree, config, report);
@@ -277,42 +298,33 @@ PlanReport StreamPlan<Exec>::report(const Exec& exec) const {
   const double token_bytes = kv_bytes_of_token(config);
   std::vector<std::int32_t> results(std::size_t(report.rows) * std::size_t(c.kv_heads), 0);
   std::int64_t pairs = 0;
-  for (const auto* tiles : {&wide_tiles, &narrow_tiles})
-    for (const detail::FusedTile& tile : *tiles) {
-      report.kv_bytes += token_bytes * tile.tokens;
-      pairs += tile.pairs;
-      const std::int64_t last = (std::int64_t(tile.pair_begin) + tile.pairs - 1) / group;
-      for (std::int64_t row = tile.pair_begin / group; row <= last; ++row) {
-        ++report.partials;
-        ++results[std::size_t(row) * std::size_t(c.kv_heads) + tile.kv_head];
-      }
+  for (const detail::FusedTile& tile : tiles) {
+    report.kv_bytes += token_bytes * tokens_of(tile, segments);
+    pairs += tile.pairs;
+    const std::int64_t last = (std::int64_t(tile.pair_begin) + tile.pairs - 1) / group;
+    for (std::int64_t row = tile.pair_begin / group; row <= last; ++row) {
+      ++report.partials;
+      ++results[std::size_t(row) * std::size_t(c.kv_heads) + tile.kv_head];
     }
+  }
   for (const std::int32_t partials : results) report.merged_rows += partials > 1 ? 1 : 0;
-  const auto cost_of = [&](const detail::FusedTile& tile) {
-    return double(div_up(tile.tokens, kStepTokens) * totals.step + c.costs.step_fixed);
-  };
-  double queued = 0, all = 0, longest = 0, steps = 0;
-  for (std::int32_t t = header.queue_begin; t < header.queue_end; ++t) queued += cost_of(narrow_tiles[std::size_t(t)]);
+  double all = 0, longest = 0;
   for (const detail::FusedWorker& w : worker) {
-    double wide = 0, narrow = 0;
-    for (std::int32_t t = w.wide_begin; t < w.wide_end; ++t)
-      wide += double(div_up(wide_tiles[std::size_t(t)].tokens, kBlockTokens) * c.costs.wide_block + c.costs.wide_fixed);
-    for (std::int32_t t = w.narrow_begin; t < w.narrow_end; ++t) narrow += cost_of(narrow_tiles[std::size_t(t)]);
-    const double time = wide + narrow + (wide > 0 && narrow > 0 ? double(c.costs.turn) : 0.0);
+    double time = 0;
+    for (std::int32_t t = w.tile_begin; t < w.tile_end; ++t) time += time_of(tiles[std::size_t(t)], segments, c);
     longest = std::max(longest, time);
     all += time;
   }
-  all += queued;
-  for (const detail::FusedTile& tile : narrow_tiles) steps += div_up(tile.tokens, kStepTokens);
   // However evenly work is spread, it takes as long as the memory does.
-  const double even = std::max(all / c.workers, steps * double(c.costs.memory_step));
+  const double memory = double(totals.nodes.runs) * c.kv_heads * double(c.costs.memory_run);
+  const double even = std::max(all / c.workers, memory);
   longest = std::max(longest, even);
   report.imbalance = all > 0 ? longest / even - 1 : 0;
   report.predicted_us = (longest + double(pairs) * double(c.costs.partial)) / kCostsPerMicrosecond;
   return report;
 }
 
-#define ESPALIER_INSTANTIATE(Exec) template class StreamPlan<Exec>;
+#define ESPALIER_INSTANTIATE(Exec) template class StackPlan<Exec>;
 #include "instantiate.inc"
 #undef ESPALIER_INSTANTIATE
 

@@ -1,0 +1,225 @@
+#pragma once
+// What the steps of a StackPlan work on: plain pointers and counts.
+//
+// Words: pairs, segments, tiles as in espalier/detail/fused_plan.hpp. A node is *big* where it has more pairs than a tile;
+// below the big nodes hang small subtrees. A *unit* is a small subtree, or one row of a big node: units cut the rows into
+// intervals. A *stack* is what neighbouring units below one big node see, at most a tile of pairs, or one row where its group
+// alone is more:
+//
+//   slots  [ the big nodes above | small nodes that the middle pair is inside of | the others, by turns of the two halves ]
+//   or     [ the others, by turns of the two halves | the big nodes above | small nodes that the middle pair is inside of ]
+//
+// A node seen by the first 64 pairs alone is in the first *half*, one seen by the others in the second; a *turn* is some
+// blocks of 128 slots of one half, so that the two warpgroups of a kernel, each of which has 64 pairs and leaves out what
+// only the other's see, both have work. Big nodes that would be in many more stacks than they have tiles of pairs are *alone*:
+// each is a stack of its own. A stack and a KV head, and a tile of pairs where a row has several, are a *stream*; the streams
+// are one line, cut into a span for each worker.
+
+#include <Kokkos_Core.hpp>
+#include <cstdint>
+
+#include "costs.hpp"
+#include "espalier/detail/fused_plan.hpp"
+#include "espalier/detail/params.hpp"
+
+namespace espalier::plan::stacks {
+
+/// Alignment of what lies in arrays of structs: a GPU then moves 16 bytes at a time. Where neighbouring threads have
+/// neighbouring structs, each access of a warp takes as many cycles as it has threads, however few bytes it asks for.
+inline constexpr std::size_t kSumBytes = 16;
+
+/// Sums over the nodes before one.
+struct alignas(kSumBytes) NodeSums {
+  std::int32_t alone = 0;   ///< nodes
+  std::int32_t listed = 0;  ///< small nodes with tokens that are in a half
+  std::int32_t slots = 0;   ///< of those
+  std::int32_t runs = 0;    ///< of 16 tokens, of all nodes: what memory brings for one KV head
+
+  KOKKOS_FUNCTION NodeSums& operator+=(const NodeSums& other) {
+    alone += other.alone;
+    listed += other.listed;
+    slots += other.slots;
+    runs += other.runs;
+    return *this;
+  }
+};
+
+/// Sums over the stacks before one.
+struct alignas(kSumBytes) StackSums {
+  std::int64_t cost = 0;       ///< of the streams of one KV head
+  std::int64_t half_cost = 0;  ///< of their blocks that one half alone sees
+  std::int64_t pairs = 0;      ///< of stacks that are merged even where they are not cut
+  std::int32_t tiles = 0;      ///< of pairs
+  std::int32_t segments = 0;   ///< that there is room for
+
+  KOKKOS_FUNCTION StackSums& operator+=(const StackSums& other) {
+    cost += other.cost;
+    half_cost += other.half_cost;
+    pairs += other.pairs;
+    tiles += other.tiles;
+    segments += other.segments;
+    return *this;
+  }
+};
+
+/// Number of what comes before one.
+struct Count {
+  std::int32_t count = 0;
+  KOKKOS_FUNCTION Count& operator+=(const Count& other) {
+    count += other.count;
+    return *this;
+  }
+};
+
+/// One stack: of alone nodes first, in line order, then those of the units.
+struct alignas(kSumBytes) Stack {
+  StackSums before;
+  std::int32_t row_begin, row_end;
+  std::int32_t above;   ///< the lowest big node that sees its rows; -1: none
+  std::int32_t alone;   ///< 1: it is that node's own
+  std::int32_t merged;  ///< 1: its rows have partials of other stacks, too
+  std::int32_t tiles;   ///< of pairs
+  std::int32_t slots;
+  std::int32_t above_segments, above_slots;
+  std::int32_t inner;  ///< the lowest small node that the middle is inside of; -1: none
+  std::int32_t inner_segments, inner_slots;
+  /// The first half's small nodes are some of [first, middle), the second half's of [middle, end).
+  std::int32_t first_node, middle_node, end_node;
+  std::int32_t half_slots[2];
+  std::int32_t turn_slots;  ///< of a turn, a multiple of 128
+};
+
+/// A place in the line of streams, which a worker's span begins with: ordered as the line is.
+struct alignas(8) Cut {
+  std::int32_t stream;
+  std::int32_t block;
+  KOKKOS_FUNCTION bool operator==(const Cut& other) const { return stream == other.stream && block == other.block; }
+  KOKKOS_FUNCTION bool operator<=(const Cut& other) const {
+    return stream < other.stream || (stream == other.stream && block <= other.block);
+  }
+};
+
+/// What cutting the line one way leads to. 32 bits: a GPU adds 64 in a loop that threads leave one by one.
+struct Spans {
+  std::uint32_t longest;   ///< time of a worker, in nanoseconds
+  std::uint32_t partials;  ///< of streams that are cut
+};
+
+/// Totals of a plan. One that does not fit has no tiles; `need` then says what it wanted.
+struct Totals {
+  std::int32_t stacks;  ///< of units
+  NodeSums nodes;
+  StackSums all;
+  std::int32_t alternate;  ///< 1: every other stack begins with its halves
+  Spans spans[3];          ///< each way to cut the line
+  std::int32_t way;        ///< the best one
+  std::int32_t tiles;
+  std::int64_t entries;
+  std::int64_t need_segments, need_tiles, need_partials;
+  std::int32_t fits;
+};
+
+inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
+inline constexpr std::int32_t kMergeShare = 256;  ///< merge lists that a team writes
+
+struct Context {
+  detail::TreeView tree;
+  Costs costs;
+  std::int32_t group;
+  std::int32_t kv_heads;
+  std::int32_t workers;
+  std::int32_t stack_rows;   ///< at most, of a stack of several
+  std::int32_t window_rows;  ///< between places where packing begins afresh
+  std::int32_t small_rows;   ///< that a small node has at most
+  std::int64_t segment_capacity, tile_capacity, partial_capacity;
+
+  Totals* totals;
+  std::int32_t* alone;         // [nodes]  1: has tiles of its own
+  std::int32_t* alone_node;    // [nodes]  those that have
+  NodeSums* before;            // [nodes + 1]
+  std::int32_t* unit_row;      // [rows]  where the row's unit begins
+  std::int32_t* unit_node;     // [rows]  of the row's unit: root of the small subtree, or node of the row
+  std::int32_t* unit_above;    // [rows]  of the row's unit: the lowest big node that sees it; -1: none
+  std::int32_t* stack_end;     // [rows]  where a stack that began here would end
+  std::int32_t* begins;        // [rows]  1: a stack begins here
+  std::int32_t* stack_of;      // [rows]  number of the row's stack, not counting alone nodes
+  std::int32_t* stack_row;     // [rows + 1]  where each stack begins
+  Stack* stack;                // [nodes + rows + 1]
+  std::int32_t* turn_node;     // [rows * 2 * kTurns]  node that holds the first slot of a stack's turn
+  std::uint32_t* inside;       // [rows]  bits of those of a stack's turns that begin inside a node
+  Cut* ways;                   // [ways * (workers + 1)]  where spans would begin, each way
+  Cut* cut;                    // [workers + 1]  where they begin
+  std::int32_t* tile_before;   // [workers + 1]
+  std::uint32_t* tile_pairs;   // [tile_capacity]  of the stream's tile of pairs, lo | hi << 16
+  std::int32_t* tile_end;      // [tile_capacity]  slots of the last segment that are the tile's; kOpen: all of them
+  std::int32_t* segment_node;  // [segment_capacity]  ~node where the segment does not grow, kNoNode where there is none
+
+  detail::FusedPlanHeader* header;
+  detail::FusedSegment* segments;  // [segment_capacity]
+  detail::FusedTile* tiles;        // [tile_capacity]
+  detail::FusedWorker* worker;     // [workers]
+  std::int32_t* merge_count;       // [merge lists]  entries; after SumEntries, where the list begins
+  std::int32_t* share_entries;     // [merge_shares]  entries of each kMergeShare lists
+  std::int32_t* merge_begin;       // [merge lists + 1]
+  detail::MergeEntry* merge_entries;
+
+  KOKKOS_FUNCTION std::int32_t pair_blocks() const {
+    return std::int32_t((std::int64_t(tree.rows) * group + detail::kMergePairs - 1) / detail::kMergePairs);
+  }
+  [[nodiscard]] bool is_small() const { return std::int64_t(tree.nodes) + tree.rows <= kSmallTree; }
+  KOKKOS_FUNCTION std::int32_t merge_lists() const { return pair_blocks() * kv_heads; }
+  KOKKOS_FUNCTION std::int32_t merge_shares() const {  // the last, which may be empty, writes the end
+    return merge_lists() / kMergeShare + 1;
+  }
+  KOKKOS_FUNCTION bool is_big(std::int32_t node) const {
+    return tree.row_end[node] - tree.row_begin[node] > small_rows;
+  }
+
+  /// Tokens of the node that any of its rows sees.
+  KOKKOS_FUNCTION std::int32_t seen(std::int32_t node) const {
+    const std::int32_t row_end = tree.row_end[node];
+    if (tree.row_begin[node] == row_end) return 0;
+    return tree.row_node[row_end - 1] == node ? tree.row_visible[row_end - 1] : tree.tokens[node];
+  }
+
+  KOKKOS_FUNCTION std::int32_t stacks() const { return totals->nodes.alone + totals->stacks; }
+
+  /// Calls visit(node, tokens) for what lies above the small nodes of a stack, from below.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_above(const Stack& s, const Visit& visit) const {
+    if (s.alone != 0) return visit(s.above, seen(s.above));
+    for (std::int32_t node = s.above; node >= 0; node = tree.parent[node]) {
+      const std::int32_t tokens = seen(node);
+      if (alone[node] == 0 && tokens > 0) visit(node, tokens);
+    }
+  }
+  /// The same for the small nodes that its middle is inside of.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_inner(const Stack& s, const Visit& visit) const {
+    for (std::int32_t node = s.inner; node >= 0 && !is_big(node); node = tree.parent[node]) {
+      const std::int32_t tokens = seen(node);
+      if (tokens > 0) visit(node, tokens);
+    }
+  }
+};
+
+KOKKOS_INLINE_FUNCTION std::int32_t div_up(std::int32_t count, std::int32_t size) { return (count + size - 1) / size; }
+KOKKOS_INLINE_FUNCTION std::int64_t div_up(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+
+KOKKOS_INLINE_FUNCTION std::int32_t bits_of(std::uint32_t bits) {
+  std::int32_t count = 0;
+  for (; bits != 0; bits &= bits - 1) ++count;
+  return count;
+}
+
+/// The last of [begin, end) for which before(i) holds, which it does up to some place, and for `begin`.
+template <class Before>
+KOKKOS_INLINE_FUNCTION std::int32_t last_where(std::int32_t begin, std::int32_t end, const Before& before) {
+  while (end - begin > 1) {
+    const std::int32_t middle = begin + (end - begin) / 2;
+    (before(middle) ? begin : end) = middle;
+  }
+  return begin;
+}
+
+}  // namespace espalier::plan::stacks

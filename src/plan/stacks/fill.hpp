@@ -1,0 +1,291 @@
+#pragma once
+// Writes the arrays of a plan whose stacks and cuts are settled: one kernel, whose teams each write one worker's tiles, or a
+// share of the rest; and one for the merge lists.
+
+#include "pieces.hpp"
+
+namespace espalier::plan::stacks {
+
+inline constexpr std::int32_t kOpen = -1;
+inline constexpr std::int32_t kNoNode = INT32_MIN;
+
+/// Pairs of a stream's tile.
+struct TilePairs {
+  std::int32_t lo, hi;
+  KOKKOS_FUNCTION TilePairs(std::int32_t low, std::int32_t high) : lo(low), hi(high) {}
+  KOKKOS_FUNCTION explicit TilePairs(std::uint32_t packed)
+      : lo(std::int32_t(packed & 0xffff)), hi(std::int32_t(packed >> 16)) {}
+  [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const { return std::uint32_t(lo) | (std::uint32_t(hi) << 16); }
+
+  /// Those that may see a token between two places of a stack: with none of the big nodes above, these are often few.
+  KOKKOS_FUNCTION TilePairs(const Turns& turns, const Stream& stream, const Place& begin, const Place& last)
+      : lo(0), hi(stream.pairs(turns.c)) {
+    if (begin.half < 0 || last.half < 0) return;
+    const Context& c = turns.c;
+    const std::int32_t row = turns.s.row_begin;
+    const bool one_turn = begin.half == last.half && begin.turn == last.turn;
+    if (begin.half == 0 || one_turn) lo = (c.tree.row_begin[begin.node] - row) * c.group;
+    if (last.half == 0 && !one_turn) return;
+    std::int32_t top = last.node;  // nodes above it may lie between the places, too
+    while (is_listed(c, c.tree.parent[top], row)) top = c.tree.parent[top];
+    hi = Kokkos::min(hi, (c.tree.row_end[top] - row) * c.group);
+  }
+
+ private:
+  KOKKOS_FUNCTION static bool is_listed(const Context& c, std::int32_t node, std::int32_t row) {
+    return node >= 0 && !c.is_big(node) && !Middle(c, row).is_inside(c, node);
+  }
+};
+
+/// Writes piece `piece` of a worker's span.
+struct FillTiles {
+  const Context& c;
+
+  KOKKOS_FUNCTION void operator()(std::int32_t worker, std::int32_t piece) const {
+    const Cut &begin = c.cut[worker], &end = c.cut[worker + 1];
+    const Stream stream = Stream::of_line(c, begin.stream + piece);
+    const Stack& s = c.stack[stream.number];
+    const std::int32_t first_slot = piece == 0 ? begin.block * detail::kTileSlots : 0;
+    const std::int32_t end_slot =
+        stream.stream == end.stream ? Kokkos::min(end.block * detail::kTileSlots, s.slots) : s.slots;
+    const Turns turns(c, stream.number);
+    const bool whole = first_slot == 0 && end_slot == s.slots;
+    TilePairs pairs(0, stream.pairs(c));
+    detail::FusedTile tile{};
+    std::int32_t tile_end = kOpen;
+    if (whole) {
+      tile.segment_end = turns.segments();
+    } else {
+      const Place first(turns, first_slot), last(turns, end_slot - 1);
+      tile.segment_begin = first.segment;
+      tile.segment_end = last.segment + 1;
+      tile.skip = first.skip;
+      if (last.left > 1) tile_end = last.skip + 1;
+      pairs = TilePairs(turns, stream, first, last);
+    }
+    tile.segment_begin += s.before.segments;
+    tile.segment_end += s.before.segments;
+    tile.slots = end_slot - first_slot;
+    tile.pair_begin = std::int32_t(stream.pair_begin(c) + pairs.lo);
+    tile.pairs = std::uint16_t(pairs.hi - pairs.lo);
+    tile.kv_head = std::uint16_t(stream.head);
+    if (whole && s.merged == 0)
+      tile.flags = detail::kTileDirect;
+    else
+      tile.partial_begin = std::int32_t(Pieces(c).first_partial(stream, worker, first_slot == 0) + pairs.lo);
+    const std::int32_t place = c.tile_before[worker] + piece;
+    c.tiles[place] = tile;
+    c.tile_end[place] = tile_end;
+    c.tile_pairs[place] = pairs.packed();
+  }
+};
+
+/// Writes segments.
+struct FillSegments {
+  const Context& c;
+
+  /// Of an alone node, or of a small one that is in a half of its stack: a segment for each turn that it is in.
+  KOKKOS_FUNCTION void node(std::int32_t node) const {
+    const NodeSums &before = c.before[node], &end = c.before[node + 1];
+    if (end.alone > before.alone) return write(c.stack[before.alone].before.segments, node, 0, c.seen(node), node);
+    if (end.listed == before.listed) return;
+    const std::int32_t number = c.totals->nodes.alone + c.stack_of[c.tree.row_begin[node]];
+    const Turns turns(c, number);
+    const std::int32_t half = node < turns.s.middle_node ? 0 : 1, tokens = c.seen(node);
+    const std::int32_t slot = slots_between(c, turns.first_node(half), node);
+    std::int32_t turn = turns.turn_of(half, slot);
+    for (std::int32_t token = 0; token < tokens; ++turn) {
+      const std::int32_t now = Kokkos::min(tokens - token, turns.begin(half, turn + 1) - slot - token);
+      const std::int32_t place = turns.s.before.segments + turns.segments_before(half, turn) + before.listed -
+                                 c.before[turns.node(half, turn)].listed;
+      write(place, node, token, now, token + now < tokens ? ~node : node);
+      token += now;
+    }
+  }
+
+  /// What both halves of a stack of units see; clears the room that it does not need.
+  KOKKOS_FUNCTION void stack(std::int32_t stack) const {
+    const std::int32_t number = c.totals->nodes.alone + stack;
+    const Turns turns(c, number);
+    const Stack& s = turns.s;
+    std::int32_t place = s.before.segments + turns.shared_segments_end();
+    const auto enter = [&](std::int32_t node, std::int32_t tokens) { write(--place, node, 0, tokens, node); };
+    c.for_each_inner(s, enter);
+    c.for_each_above(s, enter);
+    const std::int32_t end = c.stack[number + 1].before.segments;
+    for (std::int32_t i = s.before.segments + turns.segments(); i < end; ++i) {
+      c.segments[i] = detail::FusedSegment{};
+      c.segment_node[i] = kNoNode;
+    }
+  }
+
+ private:
+  /// @param mark  ~node where the segment does not grow
+  KOKKOS_FUNCTION void write(std::int32_t place, std::int32_t node, std::int32_t node_token, std::int32_t tokens,
+                             std::int32_t mark) const {
+    const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
+    const std::int32_t first = c.tree.first_offset[node] + node_token;
+    detail::FusedSegment segment{};
+    segment.table_begin = c.tree.first_block[node] + first / c.tree.block_tokens;
+    segment.first_block = c.tree.block_table[segment.table_begin];
+    segment.block_offset = first % c.tree.block_tokens;
+    segment.tokens = tokens;
+    segment.row_begin = segment.own_row_end = row_begin;
+    segment.row_end = row_end;
+    segment.node_token = node_token;
+    const auto limited = [&](std::int32_t row) {
+      return c.tree.row_node[row] == node && c.tree.row_visible[row] < node_token + tokens;
+    };
+    if (limited(row_begin)) segment.own_row_end = last_where(row_begin, row_end, limited) + 1;
+    c.segments[place] = segment;
+    c.segment_node[place] = mark;
+  }
+};
+
+/// Writes a merge list.
+struct FillEntries {
+  static constexpr const char* kLabel = "espalier::StackPlan::fill_entries";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
+    return c.totals->fits != 0 ? CountEntries::items(c) : 0;
+  }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountEntries::items(c); }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list) { write(c, list, c.merge_count[list]); }
+
+  /// @param place  of the list's first entry
+  KOKKOS_FUNCTION static void write(const Context& c, std::int32_t list, std::int32_t place) {
+    const PairBlock block(c, list / c.kv_heads);
+    const Pieces all(c);
+    detail::MergeEntry* entry = c.merge_entries + place;
+    const auto add = [&](std::int64_t partial, std::int64_t pair_begin, std::int64_t pair_end) {
+      // An entry for no pairs: of a tile that covers others of its stream's.
+      const std::int64_t lo = Kokkos::max(pair_begin, block.pair_begin), hi = Kokkos::min(pair_end, block.pair_end);
+      *entry++ = lo < hi
+                     ? detail::MergeEntry{std::int32_t(partial + block.pair_begin - pair_begin),
+                                          std::uint16_t(lo - block.pair_begin), std::uint16_t(hi - block.pair_begin)}
+                     : detail::MergeEntry{detail::kNoPartial, 0, 0};
+    };
+    block.for_each_stream(list % c.kv_heads, [&](const Stream& stream) {
+      if (c.stack[stream.number].merged == 0 && all.is_direct(stream, all.count(stream))) return;
+      const std::int64_t pair_begin = stream.pair_begin(c);
+      const auto add_piece = [&](std::int32_t worker, bool begins, std::uint32_t packed) {
+        const TilePairs pairs(packed);
+        add(all.first_partial(stream, worker, begins) + pairs.lo, pair_begin + pairs.lo, pair_begin + pairs.hi);
+      };
+      const std::int32_t first = all.first_worker(stream);
+      add_piece(first, true, c.tile_pairs[c.tile_before[first] + stream.stream - c.cut[first].stream]);
+      constexpr std::int32_t kAtATime = Pieces::kAtATime;
+      for (std::int32_t w = first + 1;; w += kAtATime) {
+        const Pieces::Further further = all.further_pieces(stream.stream, w);
+        std::int32_t tiles[kAtATime];
+        std::uint32_t packed[kAtATime];
+        for (std::int32_t k = 0; k < kAtATime; ++k) tiles[k] = c.tile_before[Kokkos::min(w + k, c.workers)];
+        for (std::int32_t k = 0; k < kAtATime; ++k)
+          packed[k] = (further.workers >> k & 1) != 0 ? c.tile_pairs[tiles[k]] : 0;
+        for (std::int32_t k = 0; k < kAtATime; ++k)
+          if ((further.workers >> k & 1) != 0) add_piece(w + k, false, packed[k]);
+        if (further.ends) return;
+      }
+    });
+    block.for_each_empty([&](std::int64_t pair_begin, std::int64_t pair_end) {
+      *entry++ = {detail::kNoPartial, std::uint16_t(pair_begin - block.pair_begin),
+                  std::uint16_t(pair_end - block.pair_begin)};
+    });
+  }
+};
+
+/// Begins and writes the merge lists of a small tree: each team adds up what lies before its own.
+struct FillLists {
+  static constexpr const char* kLabel = "espalier::StackPlan::fill_lists";
+  static constexpr int kThreads = kMergeShare;
+  static constexpr std::size_t kScratchBytes = 0;
+  Context c;
+
+  KOKKOS_FUNCTION std::int32_t teams() const { return c.merge_shares(); }
+
+  template <class Team>
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    const std::int32_t lists = c.merge_lists();
+    const std::int32_t share = kMergeShare / team.team_size();
+    const std::int32_t begin = Kokkos::min(team.league_rank() * kMergeShare + share * team.team_rank(), lists);
+    const std::int32_t end = Kokkos::min(begin + share, lists);
+    std::int32_t before = 0;
+    if (team.league_rank() > 0)
+      Kokkos::parallel_reduce(
+          Kokkos::TeamThreadRange(team, team.league_rank()),
+          [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
+    std::int32_t own = 0;
+    for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
+    std::int64_t place = std::int64_t(before) + team.team_scan(own);
+    const std::int64_t first = place;
+    for (std::int32_t i = begin; i < end; ++i) {
+      c.merge_begin[i] = std::int32_t(place);
+      place += c.merge_count[i];
+    }
+    const bool is_last = team.league_rank() == teams() - 1 && team.team_rank() == team.team_size() - 1;
+    if (is_last) SumEntries::total(c, {place});
+    if (c.totals->fits == 0) return;
+    place = first;
+    for (std::int32_t i = begin; i < end; ++i) {
+      FillEntries::write(c, i, std::int32_t(place));
+      place += c.merge_count[i];
+    }
+  }
+};
+
+/// The kernel: teams 0 .. workers - 1 write their worker's tiles, the others kShare items each of the rest: sizes of merge
+/// lists, segments of nodes and of stacks.
+struct Fill {
+  static constexpr const char* kLabel = "espalier::StackPlan::fill";
+  static constexpr int kThreads = 128;
+  static constexpr std::size_t kScratchBytes = 0;
+  static constexpr std::int32_t kShare = 128;
+  Context c;
+
+  KOKKOS_FUNCTION std::int64_t items() const {
+    return std::int64_t(c.tree.nodes) + c.tree.rows + CountEntries::items(c);
+  }
+  KOKKOS_FUNCTION std::int32_t rest_teams() const {  // one at least: it writes the header
+    return std::int32_t(items() / kShare) + 1;
+  }
+  KOKKOS_FUNCTION std::int32_t teams() const { return c.workers + rest_teams(); }
+
+  template <class Team>
+  KOKKOS_FUNCTION void operator()(const Team& team) const {
+    if (team.league_rank() < c.workers)
+      fill_worker(team, team.league_rank());
+    else
+      fill_rest(team, team.league_rank() - c.workers);
+  }
+
+ private:
+  template <class Team>
+  KOKKOS_FUNCTION void fill_worker(const Team& team, std::int32_t worker) const {
+    const bool fits = c.totals->fits != 0;
+    const std::int32_t begin = fits ? c.tile_before[worker] : 0, end = fits ? c.tile_before[worker + 1] : 0;
+    if (team.team_rank() == 0) c.worker[worker] = {begin, end};
+    for (std::int32_t piece = team.team_rank(); piece < end - begin; piece += team.team_size())
+      FillTiles{c}(worker, piece);
+  }
+
+  template <class Team>
+  KOKKOS_FUNCTION void fill_rest(const Team& team, std::int32_t number) const {
+    if (number == 0 && team.team_rank() == 0) *c.header = {c.tree.rows};
+    const bool fits = c.totals->fits != 0;
+    const std::int64_t begin = std::int64_t(number) * kShare;
+    for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size())
+      if (i < items()) fill_item(i, fits);
+  }
+
+  KOKKOS_FUNCTION void fill_item(std::int64_t i, bool fits) const {
+    const std::int64_t lists = CountEntries::items(c);
+    if (i < lists) return CountEntries::run(c, std::int32_t(i));
+    if (!fits) return;
+    i -= lists;
+    if (i < c.tree.nodes) return FillSegments{c}.node(std::int32_t(i));
+    i -= c.tree.nodes;
+    if (i < c.totals->stacks) FillSegments{c}.stack(std::int32_t(i));
+  }
+};
+
+}  // namespace espalier::plan::stacks

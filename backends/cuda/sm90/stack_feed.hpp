@@ -113,8 +113,9 @@ class StackFeeder {
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int count) {
-    // All multiprocessors begin at once, and what they ask for first arrives first only where they ask for no more.
-    if (count > 0 && stage_ > 0) barrier_wait(shared_address(&memory_.barriers->k_full[0]), 0);
+    // All multiprocessors begin at once, and what they ask for first comes first only where they ask for little more. A third
+    // stage is needed when the first one has been there for a while.
+    if (count > 0 && stage_ > 1) barrier_wait(shared_address(&memory_.barriers->k_full[0]), 0);
     for (int number = 0; number < count; ++number) {
       if (number > 0) prepare(tiles + number);
       feed();
@@ -157,15 +158,17 @@ class StackFeeder {
         const int slots = min(C::kStageSlots, slots_ - first);
         const int bytes = ((slots + unit_ - 1) & -unit_) * C::kRowBytes;
         const bool pages = unit_ == arguments_.page_tokens;
+        const int row = units_first_ - first + lane_ * unit_;
+        const bool mine = row >= 0 && row < slots;
+        if (lane_ == 0) barrier_announce(k_full, bytes);
+        synchronise_warp();
+        if (mine) copy_piece(memory_.k(stage_), pages ? &arguments_.k_page : &arguments_.k_run, k_full, row);
+        // While K is on its way.
         Notes notes = begin_notes();
         take_notes(notes, first);
         store_notes(notes, first);
         synchronise_warp();
-        if (lane_ == 0) barrier_expect(k_full, bytes);
-        synchronise_warp();
-        const int row = units_first_ - first + lane_ * unit_;
-        const bool mine = row >= 0 && row < slots;
-        if (mine) copy_piece(memory_.k(stage_), pages ? &arguments_.k_page : &arguments_.k_run, k_full, row);
+        if (lane_ == 0) barrier_arrive(k_full);
         barrier_wait(v_empty, parity_ ^ 1);
         if (lane_ == 0) barrier_expect(v_full, bytes);
         synchronise_warp();

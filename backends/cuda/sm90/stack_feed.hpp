@@ -91,7 +91,7 @@ class StackQueries {
 
 /// A warp that brings K and V: it has a stage of each, to which every third (second) stage of the tiles goes, since finding
 /// and issuing the copies of a stage takes longer than the matrix units take to consume it. Each waits for its own barriers
-/// alone: one that also waited for another's could find it two phases on, but for the very first one.
+/// alone: one that also waited for another's could find it two phases on.
 template <int HeadDim>
 class StackFeeder {
   using C = Config<HeadDim>;
@@ -113,9 +113,7 @@ class StackFeeder {
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int count) {
-    // All multiprocessors begin at once, and what they ask for first comes first only where they ask for little more. A third
-    // stage is needed when the first one has been there for a while.
-    if (count > 0 && stage_ > 1) barrier_wait(shared_address(&memory_.barriers->k_full[0]), 0);
+    if (count > 0 && stage_ > 1) let_first_stage_arrive();
     for (int number = 0; number < count; ++number) {
       if (number > 0) prepare(tiles + number);
       feed();
@@ -125,6 +123,17 @@ class StackFeeder {
  private:
   [[nodiscard]] __device__ __forceinline__ int pairs() const { return pairs_and_head_ & 0xffff; }
   [[nodiscard]] __device__ __forceinline__ int kv_head() const { return static_cast<unsigned>(pairs_and_head_) >> 16; }
+
+  /// All multiprocessors begin at once, and what they ask for first comes first only where they ask for little more; a third
+  /// stage is needed when the first one has been there for a while. Nothing depends on it, so that it need not matter whether this
+  /// warp comes when that phase of the barrier, and the next one, have long passed.
+  __device__ __forceinline__ void let_first_stage_arrive() {
+    constexpr int kLooks = 256;  // some microseconds
+    const std::uint32_t full = shared_address(&memory_.barriers->k_full[0]);
+#pragma unroll 1
+    for (int look = 0; look < kLooks && !uniform(barrier_passed(full, 0)); ++look) {
+    }
+  }
 
   /// Finds what the lanes copy of the stage that begins at a slot of the tile, if it has one.
   __device__ __forceinline__ void find(int first) {

@@ -7,7 +7,7 @@
 namespace espalier::plan::stacks {
 
 /// Items are tiles, each for all lanes, and then groups of segments, one for each lane.
-template <int Lanes>
+template <int kLanes>
 struct Grow {
   Context c;
 
@@ -18,13 +18,13 @@ struct Grow {
                                   const EachLane& each_lane) const {
     if (c.totals->fits == 0) return;
     const std::int64_t tiles = c.totals->tiles, segments = c.totals->need_segments;
-    const std::int64_t items = tiles + div_up(segments, std::int64_t(Lanes));
+    const std::int64_t items = tiles + div_up(segments, std::int64_t(kLanes));
     for (std::int64_t i = first; i < items; i += stride) {
       if (i < tiles) {
         tile(i, sum_lanes);
         continue;
       }
-      const std::int64_t begin = (i - tiles) * Lanes;
+      const std::int64_t begin = (i - tiles) * kLanes;
       each_lane([&](int lane) {
         if (begin + lane < segments) segment(begin + lane);
       });
@@ -51,7 +51,7 @@ struct Grow {
     if (end != kOpen && first == last) return;
     const std::int32_t slots = sum_lanes([&](int lane) {
       std::int32_t sum = 0;
-      for (std::int32_t s = first + lane; s <= last; s += Lanes) sum += s < last || end == kOpen ? slots_now(s) : end;
+      for (std::int32_t s = first + lane; s <= last; s += kLanes) sum += s < last || end == kOpen ? slots_now(s) : end;
       return sum;
     });
     tile.slots = slots - skip;

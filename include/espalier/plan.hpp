@@ -46,7 +46,8 @@ struct CutParams {
   FastTreeParams fasttree;
 };
 
-/// The largest plan that fits; memory is allocated once. Where a number may be 0 it is chosen from the others.
+/// The largest plan that fits; memory is allocated once. Where a number may be 0 it is chosen from the others; for the fused
+/// sm_90 kernels, which have tiles of another form: nodes + 32 * rows segments, kv_heads * (nodes + rows) + workers tiles.
 struct PlanCapacity {
   std::int32_t nodes = 0;
   std::int32_t rows = 0;

@@ -292,7 +292,8 @@ PlanReport StackPlan<Exec>::report(const Exec& exec) const {
 
   PlanReport report{};
   describe_tree(exec, c.tree, config, report);
-  report.segments = std::int32_t(totals.need_segments);
+  report.segments = std::int32_t(
+      std::ranges::count_if(segments, [](const detail::FusedSegment& segment) { return segment.tokens > 0; }));
   report.tiles = std::int32_t(totals.need_tiles);
   report.workers = c.workers;
   const double token_bytes = kv_bytes_of_token(config);

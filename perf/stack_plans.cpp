@@ -14,6 +14,7 @@
 
 #include "espalier/tree_arrays.hpp"
 #include "perf/gpu/fused_planner.hpp"
+#include "plan/stacks/halves.hpp"
 #include "plan/stacks/stack_plan.hpp"
 #include "support/captured.hpp"
 #include "support/fused_plan.hpp"
@@ -59,34 +60,19 @@ struct Prediction {
   std::int64_t partials = 0;
 };
 
-/// Which halves of 128 pairs see a token of each block of 128 slots of a tile, as bits.
-std::vector<int> seen_by_halves(const FusedPlanArrays& plan, const detail::FusedTile& tile, int group) {
-  std::vector<int> seen_by(std::size_t((tile.slots + detail::kTileSlots - 1) / detail::kTileSlots), 0);
-  std::int32_t slot = -tile.skip;
-  for (std::int32_t s = tile.segment_begin; s < tile.segment_end; ++s) {
-    const detail::FusedSegment& segment = plan.segments[std::size_t(s)];
-    const std::int32_t begin = std::max(slot, 0);
-    slot += detail::stack_slots(segment.tokens);
-    const int middle = tile.pair_begin + detail::kTilePairs / 2;
-    const int halves = (segment.row_begin * group < middle ? 1 : 0) | (segment.row_end * group > middle ? 2 : 0);
-    for (std::int32_t block = begin / detail::kTileSlots; block * detail::kTileSlots < std::min(slot, tile.slots);
-         ++block)
-      seen_by[std::size_t(block)] |= halves;
-  }
-  return seen_by;
-}
-
-Prediction predict(const FusedPlanArrays& plan, int group) {
+Prediction predict(const FusedPlanArrays& plan_arrays, int group) {
   const PlannerConfig c;
   Prediction p;
-  p.tiles = plan.tiles.size();
-  for (const detail::FusedWorker& worker : plan.worker) {
+  p.tiles = plan_arrays.tiles.size();
+  for (const detail::FusedWorker& worker : plan_arrays.worker) {
     double time = 0;
     for (std::int32_t t = worker.tile_begin; t < worker.tile_end; ++t) {
-      const detail::FusedTile& tile = plan.tiles[std::size_t(t)];
+      const detail::FusedTile& tile = plan_arrays.tiles[std::size_t(t)];
       time += c.tile + (tile.segment_end > tile.segment_begin + 1 ? c.more_segments : 0.0);
-      for (const int halves : seen_by_halves(plan, tile, group))
-        time += tile.pairs <= detail::kTilePairs / 2 ? c.small_block : halves == 3 ? c.block : c.half_block;
+      for (const int halves : plan::stacks::halves_of_blocks(tile, plan_arrays.segments, group))
+        time += tile.pairs <= detail::kTilePairs / 2  ? c.small_block
+                : halves == plan::stacks::kBothHalves ? c.block
+                                                      : c.half_block;
       if ((tile.flags & detail::kTileDirect) == 0) p.partials += tile.pairs;
     }
     p.us = std::max(p.us, time);

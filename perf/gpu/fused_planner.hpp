@@ -88,10 +88,10 @@ class StackPlanner {
   // ----------------------------------------------------------------------------------------------------- stacks
 
   /// All rows from left to right. Rows of a subtree that is not big stay together. A row with more pairs than a tile holds is
-  /// alone.
+  /// by itself.
   [[nodiscard]] std::vector<Rows> rows_of_stacks() const {
-    std::vector<int> root_of_row(at(tree_.rows()),
-                                 -1);               // outermost subtree that is not big, in the row where it begins
+    // The outermost subtree that is not big, in the row where it begins.
+    std::vector<int> root_of_row(at(tree_.rows()), -1);
     for (int i = tree_.nodes() - 1; i >= 0; --i) {  // ancestors come last and win
       const int parent = tree_.parent[at(i)];
       if (!is_big(i) && pairs_of(i) > 0 && (parent < 0 || is_big(parent))) root_of_row[at(tree_.row_begin[at(i)])] = i;

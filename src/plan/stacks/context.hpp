@@ -114,7 +114,6 @@ struct Totals {
   Spans spans[3];          ///< each way to cut the line
   std::int32_t way;        ///< the best one
   std::int32_t tiles;
-  std::int64_t entries;
   std::int64_t need_segments, need_tiles, need_partials;
   std::int32_t fits;
 };
@@ -158,7 +157,7 @@ struct Context {
   detail::FusedSegment* segments;  // [segment_capacity]
   detail::FusedTile* tiles;        // [tile_capacity]
   detail::FusedWorker* worker;     // [workers]
-  std::int32_t* merge_count;       // [merge lists]  entries; after SumEntries, where the list begins
+  std::int32_t* merge_count;       // [merge lists]  entries
   std::int32_t* share_entries;     // [merge_shares]  entries of each kMergeShare lists
   std::int32_t* merge_begin;       // [merge lists + 1]
   detail::MergeEntry* merge_entries;

@@ -18,11 +18,11 @@ inline constexpr std::int32_t kWindowOfLarge = 32;  ///< and of a large one
 
 /// Costs in microseconds on an H200, from time stamps of every tile.
 struct StackCosts {
-  double block = 1.64;            ///< 128 pairs x 128 slots at head_dim 128 on one multiprocessor
-  double few_pairs_block = 1.05;  ///< the same for a stack of at most 64 pairs
-  double half_block = 1.2;        ///< the same where half of more pairs see none of it
-  double tile = 3.0;              ///< a tile's fixed cost: Q, the first stage, and the drain
-  double merge = 2;               ///< of a plan with anything to merge
+  double block = 1.64;        ///< 128 pairs x 128 slots at head_dim 128 on one multiprocessor
+  double small_block = 1.05;  ///< the same for a stack of at most 64 pairs
+  double half_block = 1.2;    ///< the same where half of more pairs see none of it
+  double tile = 3.0;          ///< a tile's fixed cost: Q, the first stage, and the drain
+  double merge = 2;           ///< of a plan with anything to merge
   double memory_gbs = 4200;
   double partial_bytes = 512;  ///< written and read again for one partial
 };
@@ -33,7 +33,7 @@ inline constexpr double kCostsPerMicrosecond = 32000;
 
 struct Costs {
   std::int64_t block;
-  std::int64_t few_pairs_block;
+  std::int64_t small_block;
   std::int64_t half_block;
   std::int64_t tile;
   std::int64_t merge;
@@ -49,7 +49,7 @@ inline Costs costs_of(const StackCosts& us, const HeadShape& heads) {
   const double run_bytes = 2.0 * 2 * detail::kStackSlots * heads.head_dim;  // K and V of 16-bit elements
   Costs costs{};
   costs.block = whole(us.block * elements);
-  costs.few_pairs_block = whole(us.few_pairs_block * elements);
+  costs.small_block = whole(us.small_block * elements);
   costs.half_block = whole(us.half_block * elements);
   costs.tile = whole(us.tile);
   costs.merge = whole(us.merge);

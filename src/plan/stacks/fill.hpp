@@ -150,7 +150,7 @@ struct FillEntries {
   }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountEntries::items(c); }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list) { write(c, list, c.merge_count[list]); }
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list) { write(c, list, c.merge_begin[list]); }
 
   /// @param place  of the list's first entry
   KOKKOS_FUNCTION static void write(const Context& c, std::int32_t list, std::int32_t place) {
@@ -198,7 +198,6 @@ struct FillEntries {
 struct FillLists {
   static constexpr const char* kLabel = "espalier::StackPlan::fill_lists";
   static constexpr int kThreads = kMergeShare;
-  static constexpr std::size_t kScratchBytes = 0;
   Context c;
 
   KOKKOS_FUNCTION std::int32_t teams() const { return c.merge_shares(); }
@@ -238,7 +237,6 @@ struct FillLists {
 struct Fill {
   static constexpr const char* kLabel = "espalier::StackPlan::fill";
   static constexpr int kThreads = 128;
-  static constexpr std::size_t kScratchBytes = 0;
   static constexpr std::int32_t kShare = 128;
   Context c;
 

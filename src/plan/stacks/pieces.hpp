@@ -193,11 +193,10 @@ struct SumEntries {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
   KOKKOS_FUNCTION static EntrySum value(const Context& c, std::int32_t list) { return {c.merge_count[list]}; }
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list, const EntrySum&, const EntrySum& before) {
-    c.merge_count[list] = c.merge_begin[list] = std::int32_t(before.entries);
+    c.merge_begin[list] = std::int32_t(before.entries);
   }
   KOKKOS_FUNCTION static void total(const Context& c, const EntrySum& sums) {
     c.merge_begin[c.merge_lists()] = std::int32_t(sums.entries);
-    c.totals->entries = sums.entries;
   }
 };
 

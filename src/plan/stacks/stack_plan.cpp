@@ -6,6 +6,7 @@
 
 #include "espalier/error.hpp"
 #include "grow.hpp"
+#include "halves.hpp"
 #include "plan/checks.hpp"
 #include "plan/report.hpp"
 #include "storage.hpp"
@@ -25,7 +26,6 @@ struct OneThread {
   [[nodiscard]] KOKKOS_FUNCTION int league_rank() const { return league; }
   KOKKOS_FUNCTION static int team_rank() { return 0; }
   KOKKOS_FUNCTION static int team_size() { return 1; }
-  KOKKOS_FUNCTION static void team_barrier() {}
 };
 
 /// What orders a plan, in one team.
@@ -61,25 +61,12 @@ std::int64_t tokens_of(const detail::FusedTile& tile, const std::vector<detail::
   return tokens;
 }
 
-/// What a tile is predicted to take: blocks that only segments of one half's rows lie in cost less.
+/// What a tile is predicted to take.
 double time_of(const detail::FusedTile& tile, const std::vector<detail::FusedSegment>& segments, const Context& c) {
   const BlockCosts costs(c, tile.pairs);
   double time = double(c.costs.tile);
-  std::int64_t slot = -std::int64_t(tile.skip);
-  std::vector<int> halves(std::size_t(div_up(tile.slots, detail::kTileSlots)), 0);
-  for (std::int32_t i = tile.segment_begin; i < tile.segment_end; ++i) {
-    const detail::FusedSegment& segment = segments[std::size_t(i)];
-    const std::int64_t end = slot + detail::stack_slots(segment.tokens);
-    const std::int64_t low = std::int64_t(segment.row_begin) * c.group - tile.pair_begin;
-    const std::int64_t high = std::int64_t(segment.row_end) * c.group - tile.pair_begin;
-    const int seen_by = (low < detail::kTilePairs / 2 ? 1 : 0) | (high > detail::kTilePairs / 2 ? 2 : 0);
-    const std::int64_t last = std::min<std::int64_t>(end, tile.slots);
-    for (std::int64_t block = std::max<std::int64_t>(slot, 0) / detail::kTileSlots; block * detail::kTileSlots < last;
-         ++block)
-      halves[std::size_t(block)] |= seen_by;
-    slot = end;
-  }
-  for (const int seen_by : halves) time += double(seen_by == 3 ? costs.full : costs.half);
+  for (const int halves : halves_of_blocks(tile, segments, c.group))
+    time += double(halves == kBothHalves ? costs.full : costs.half);
   return time;
 }
 
@@ -182,9 +169,7 @@ struct StackPlan<Exec>::Impl {
   static void run_teams(const Exec& exec, const Kernel& kernel) {
     constexpr int kThreads = kRunsOnHost<Exec> ? 1 : Kernel::kThreads;
     using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<Kernel::kThreads, 1>>;
-    const auto scratch = Kokkos::PerTeam(Kernel::kScratchBytes);
-    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, kernel.teams(), kThreads).set_scratch_size(0, scratch)),
-                         kernel);
+    Kokkos::parallel_for(Kernel::kLabel, light(Policy(exec, kernel.teams(), kThreads)), kernel);
   }
 };
 

@@ -101,8 +101,8 @@ struct BlockCosts {
   std::int64_t full, half;
   KOKKOS_FUNCTION BlockCosts(const Context& c, std::int64_t pairs) {
     const bool few = pairs <= detail::kTilePairs / 2;
-    full = few ? c.costs.few_pairs_block : c.costs.block;
-    half = few ? c.costs.few_pairs_block : c.costs.half_block;
+    full = few ? c.costs.small_block : c.costs.block;
+    half = few ? c.costs.small_block : c.costs.half_block;
   }
 };
 

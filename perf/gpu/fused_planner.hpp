@@ -3,8 +3,8 @@
 // being read over being fast.
 //
 // A stack is what up to 128 neighbouring pairs see of one KV head: the nodes above that more pairs see, then the subtrees that
-// only they see, those of the first and those of the last 64 pairs by turns. Workers get spans of the line of all stacks, or
-// whole ones, whichever is predicted to take less time.
+// only they see, those of the first and those of the last 64 pairs by turns. Workers get whole stacks, spans of the line of all
+// stacks, or parts of one stack each, whichever is predicted to take less time.
 
 #include <algorithm>
 #include <cstdint>
@@ -27,6 +27,7 @@ struct PlannerConfig {
   double tile = 1.8;           ///< of a tile
   double more_segments = 1.2;  ///< more for a tile of several segments
   double merge = 2;            ///< of a merge that has something to do
+  double alike = 1;            ///< less for parts of one stack each: no partial is a small rest
   double memory_rate = 4200;   ///< GB/s
   double partial_bytes = 512;  ///< written and read for one partial
   int short_tokens = 40;       ///< nodes with fewer tokens get no stacks of their own
@@ -48,15 +49,20 @@ class StackPlanner {
   StackPlanner(const Tree& tree, const PlannerConfig& config)
       : tree_(tree), config_(config), group_(config.query_heads / config.kv_heads) {}
 
-  /// @param whole  stacks are not cut
-  FusedPlan plan(bool whole) {
+  enum class Way {
+    whole,
+    cut,        ///< into spans that may begin anywhere
+    cut_alike,  ///< each stack into as many parts
+  };
+
+  FusedPlan plan(Way way) {
     find_stacks(false);
-    if (whole && alternates()) {
+    if (way == Way::whole && alternates()) {
       plan_ = {};
       stacks_.clear();
       find_stacks(true);
     }
-    balance(whole);
+    balance(way);
     emit_tiles();
     mark_direct();
     emit_merge_lists();
@@ -141,7 +147,7 @@ class StackPlanner {
       all += cost.of(0, cost.blocks);
       halves += cost.of(cost.half_begin, cost.half_end) - cost.tile;
     }
-    const double memory = kv_bytes_ / (config_.memory_rate * 1e3) * config_.workers;
+    const double memory = transfer(kv_bytes_) * config_.workers;
     return halves < memory && memory < 0.8 * all;
   }
 
@@ -235,23 +241,56 @@ class StackPlanner {
             config_.tile + (several ? config_.more_segments : 0.0),
             s.half_begin,
             s.half_end,
-            size * config_.half_block};
+            size * (s.pairs <= kHalfPairs ? config_.small_block : config_.half_block)};
   }
 
-  void balance(bool whole) {
+  /// Microseconds.
+  [[nodiscard]] double transfer(double bytes) const { return bytes / (config_.memory_rate * 1e3); }
+
+  void balance(Way way) {
     std::vector<StackCost> line;
-    for (const Stack& s : stacks_) line.push_back(cost_of(s));
-    const double finish = spread(line, config_.workers, whole, spans_);
+    double all = 0;
+    for (const Stack& s : stacks_) {
+      line.push_back(cost_of(s));
+      all += line.back().of(0, line.back().blocks) - line.back().tile;
+    }
+    // Where memory takes longer than the matrix units do, a block takes its worker's share of the memory.
+    const bool waits = transfer(kv_bytes_) * config_.workers > all;
+    if (waits) {
+      const double share = transfer(4.0 * detail::kTileSlots * config_.head_dim) * config_.workers;
+      for (StackCost& cost : line) {
+        cost.block = std::max(cost.block, share);
+        cost.half_block = std::max(cost.half_block, share);
+      }
+    }
+    const int stacks = static_cast<int>(line.size());
+    const bool alike = way == Way::cut_alike && stacks > 0 && 2 * stacks <= config_.workers;
+    double finish = 0;
+    if (alike) {
+      for (int i = 0; i < stacks; ++i) {
+        Spans parts;
+        finish = std::max(finish, spread({line[at(i)]}, config_.workers / stacks, false, parts));
+        for (auto& part : parts) {
+          for (Span& span : part) span.stack = i;
+          spans_.push_back(part);
+        }
+      }
+      spans_.resize(at(config_.workers));
+    } else {
+      finish = spread(line, config_.workers, way == Way::whole, spans_);
+    }
     double partials = 0;  // but for those of whole stacks, which are mostly direct
+    int used = 0;
     for (const auto& list : spans_) {
+      used += list.empty() ? 0 : 1;
       for (const Span& span : list) {
         const Stack& s = stacks_[at(span.stack)];
         if (span.end - span.begin < blocks_of(s.slots)) partials += s.pairs;
       }
     }
-    const auto transfer = [&](double bytes) { return bytes / (config_.memory_rate * 1e3); };
+    if (waits && alike) finish *= double(used) / config_.workers;  // fewer share the memory
     plan_.predicted = std::max(finish, transfer(kv_bytes_)) + transfer(partials * config_.partial_bytes) +
-                      (partials > 0 ? config_.merge : 0.0);
+                      (partials > 0 ? config_.merge : 0.0) - (alike ? config_.alike : 0.0);
   }
 
   // ------------------------------------------------------------------------------------------------------ tiles
@@ -345,8 +384,13 @@ class StackPlanner {
 };
 
 inline FusedPlan plan_fused(const Tree& tree, const PlannerConfig& config) {
-  FusedPlan cut = StackPlanner(tree, config).plan(false), whole = StackPlanner(tree, config).plan(true);
-  return cut.predicted < whole.predicted ? cut : whole;
+  using Way = StackPlanner::Way;
+  FusedPlan best = StackPlanner(tree, config).plan(Way::whole);
+  for (const Way way : {Way::cut_alike, Way::cut}) {
+    FusedPlan other = StackPlanner(tree, config).plan(way);
+    if (other.predicted < best.predicted) best = std::move(other);
+  }
+  return best;
 }
 
 }  // namespace espalier::perf

@@ -73,8 +73,10 @@ struct Way {
   KOKKOS_FUNCTION Way(const Line& line, std::int32_t number)
       : workers(line.c.workers), whole(number == kWhole), parts(0) {
     const std::int32_t streams = line.streams();
-    if (number != kCutAlike || streams == 0 || streams > workers) return;
-    parts = workers / streams;
+    if (number != kCutAlike || streams == 0 || 2 * streams > workers) return;
+    // As few parts as leave the longest one as long.
+    const std::int32_t blocks = Kokkos::max(StreamCost(line.c, line.c.stack[0]).blocks, 1);
+    parts = div_up(blocks, div_up(blocks, workers / streams));
     workers = parts * streams;
   }
 
@@ -115,6 +117,7 @@ struct CostSpans {
     Cut* const cuts = c.ways + number * (c.workers + 1);
     cuts[worker] = begin.cut;
     if (worker + 1 == c.workers) cuts[c.workers] = end.cut;
+    if (worker == 0) c.totals->spans[number].alike = way.parts > 1 ? 1 : 0;
     const std::int64_t time = end.cost - begin.cost + (begin.cut.block > 0 ? c.costs.tile : 0);
     Spans& spans = c.totals->spans[number];
     Kokkos::atomic_max(&spans.longest, std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX)));
@@ -125,7 +128,7 @@ struct CostSpans {
     const Totals& totals = *c.totals;
     const std::int64_t partials = totals.all.pairs * c.kv_heads + totals.spans[number].partials;
     return Kokkos::max(totals.spans[number].longest * kNanosecond, memory_cost(c)) + partials * c.costs.partial +
-           (partials > 0 ? c.costs.merge : 0);
+           (partials > 0 ? c.costs.merge : 0) - totals.spans[number].alike * c.costs.alike;
   }
 
   /// The way that is predicted to take the least time.

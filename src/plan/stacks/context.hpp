@@ -103,6 +103,7 @@ struct alignas(8) Cut {
 struct Spans {
   std::uint32_t longest;   ///< time of a worker, in nanoseconds
   std::uint32_t partials;  ///< of streams that are cut
+  std::int32_t alike;      ///< 1: each stream is cut into as many parts
 };
 
 /// Totals of a plan. One that does not fit has no tiles; `need` then says what it wanted.

@@ -23,6 +23,7 @@ struct StackCosts {
   double half_block = 1.2;    ///< the same where half of more pairs see none of it
   double tile = 3.0;          ///< a tile's fixed cost: Q, the first stage, and the drain
   double merge = 2;           ///< of a plan with anything to merge
+  double alike = 1;           ///< less for streams that are cut alike: no partial is of a small rest
   double memory_gbs = 4200;
   double partial_bytes = 512;  ///< written and read again for one partial
 };
@@ -37,6 +38,7 @@ struct Costs {
   std::int64_t half_block;
   std::int64_t tile;
   std::int64_t merge;
+  std::int64_t alike;
   std::int64_t partial;
   std::int64_t memory_run;  ///< 16 tokens of one KV head, if they had all the memory's bandwidth
 };
@@ -53,6 +55,7 @@ inline Costs costs_of(const StackCosts& us, const HeadShape& heads) {
   costs.half_block = whole(us.half_block * elements);
   costs.tile = whole(us.tile);
   costs.merge = whole(us.merge);
+  costs.alike = whole(us.alike);
   costs.partial = whole(us.partial_bytes / us.memory_gbs * 1e-3);
   costs.memory_run = whole(run_bytes / us.memory_gbs * 1e-3);
   return costs;

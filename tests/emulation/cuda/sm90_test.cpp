@@ -33,7 +33,7 @@ constexpr double kUnit = 2 * kWeightUnit<Element>;
 struct Choices {
   Setup setup;
   bool by_library = false;  ///< whose plan it is; else the reference planner's
-  bool whole = false;       ///< of that: stacks are not cut
+  perf::StackPlanner::Way way = perf::StackPlanner::Way::cut;  ///< of that
   int short_tokens = 40;    ///< nodes with fewer tokens get no stacks of their own
   EmulatedTiming timing = {};
 };
@@ -126,7 +126,7 @@ class EmulatedProblem {
     config.kv_heads = heads_.kv_heads;
     config.head_dim = heads_.head_dim;
     config.short_tokens = choices_.short_tokens;
-    plan_ = perf::StackPlanner(tree_, config).plan(choices_.whole);
+    plan_ = perf::StackPlanner(tree_, config).plan(choices_.way);
     constexpr float kUnwritten = std::numeric_limits<float>::quiet_NaN();
     partial_out_.assign(std::size_t(plan_.partials) * std::size_t(heads_.head_dim), from_float<Element>(kUnwritten));
     partial_lse_.assign(std::size_t(plan_.partials), kUnwritten);
@@ -169,7 +169,7 @@ void check(const Tree& tree, const HeadShape& heads, const Inputs& inputs, const
            const Tree& planned) {
   const Setup& setup = choices.setup;
   INFO(description_of<Element>(tree, heads, setup)
-       << "; library " << choices.by_library << "; whole " << choices.whole << "; short " << choices.short_tokens
+       << "; library " << choices.by_library << "; way " << int(choices.way) << "; short " << choices.short_tokens
        << "; run ahead " << choices.timing.run_ahead_seed << "; late " << choices.timing.arrives_late);
   const Result result = EmulatedProblem<Element>(tree, heads, inputs, choices, planned).attend();
   CHECK(disagreement(result.out, result.lse, oracle_of(tree, heads, inputs, setup.options), heads, kScalarOf<Element>,
@@ -195,7 +195,8 @@ Choices choices_of(std::size_t turn) {
   setup.workers = turn % 5 == 3 ? 1 : 1 + int(turn % 4);
   setup.wants_lse = turn % 7 != 0;
   choices.by_library = turn % 3 == turn / 3 % 3;
-  choices.whole = turn % 5 >= 3;
+  using Way = perf::StackPlanner::Way;
+  choices.way = turn % 5 < 3 ? Way::cut : turn / 5 % 2 == 0 ? Way::whole : Way::cut_alike;
   choices.short_tokens = turn % 2 == 0 ? 40 : 1;
   choices.timing = {turn % 3 == 2 ? std::uint32_t(turn + 1) : 0, turn / 2 % 2 == 1};
   return choices;

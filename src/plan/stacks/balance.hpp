@@ -74,9 +74,10 @@ struct Way {
       : workers(line.c.workers), whole(number == kWhole), parts(0) {
     const std::int32_t streams = line.streams();
     if (number != kCutAlike || streams == 0 || 2 * streams > workers) return;
-    // As few parts as leave the longest one as long.
-    const std::int32_t blocks = Kokkos::max(StreamCost(line.c, line.c.stack[0]).blocks, 1);
-    parts = div_up(blocks, div_up(blocks, workers / streams));
+    parts = workers / streams;
+    const StreamCost first(line.c, line.c.stack[0]);
+    if (first.full == first.half && first.blocks > 0)  // as few as leave the longest one as long
+      parts = div_up(first.blocks, div_up(first.blocks, parts));
     workers = parts * streams;
   }
 

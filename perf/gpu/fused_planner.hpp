@@ -288,7 +288,7 @@ class StackPlanner {
         if (span.end - span.begin < blocks_of(s.slots)) partials += s.pairs;
       }
     }
-    if (waits && alike) finish *= double(used) / config_.workers;  // fewer share the memory
+    if (waits && alike) finish *= static_cast<double>(used) / config_.workers;  // fewer share the memory
     plan_.predicted = std::max(finish, transfer(kv_bytes_)) + transfer(partials * config_.partial_bytes) +
                       (partials > 0 ? config_.merge : 0.0) - (alike ? config_.alike : 0.0);
   }

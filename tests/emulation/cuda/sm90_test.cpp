@@ -32,9 +32,9 @@ constexpr double kUnit = 2 * kWeightUnit<Element>;
 
 struct Choices {
   Setup setup;
-  bool by_library = false;  ///< whose plan it is; else the reference planner's
+  bool by_library = false;                                     ///< whose plan it is; else the reference planner's
   perf::StackPlanner::Way way = perf::StackPlanner::Way::cut;  ///< of that
-  int short_tokens = 40;    ///< nodes with fewer tokens get no stacks of their own
+  int short_tokens = 40;                                       ///< nodes with fewer tokens get no stacks of their own
   EmulatedTiming timing = {};
 };
 

@@ -118,9 +118,9 @@ struct CostSpans {
     Cut* const cuts = c.ways + number * (c.workers + 1);
     cuts[worker] = begin.cut;
     if (worker + 1 == c.workers) cuts[c.workers] = end.cut;
-    if (worker == 0) c.totals->spans[number].alike = way.parts > 1 ? 1 : 0;
-    const std::int64_t time = end.cost - begin.cost + (begin.cut.block > 0 ? c.costs.tile : 0);
     Spans& spans = c.totals->spans[number];
+    if (worker == 0) spans.alike = way.parts > 1 ? 1 : 0;
+    const std::int64_t time = end.cost - begin.cost + (begin.cut.block > 0 ? c.costs.tile : 0);
     Kokkos::atomic_max(&spans.longest, std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX)));
     if (end.pairs > 0) Kokkos::atomic_add(&spans.partials, std::uint32_t(2 * end.pairs));
   }

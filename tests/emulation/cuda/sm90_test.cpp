@@ -197,6 +197,7 @@ Choices choices_of(std::size_t turn) {
   choices.by_library = turn % 3 == turn / 3 % 3;
   using Way = perf::StackPlanner::Way;
   choices.way = turn % 5 < 3 ? Way::cut : turn / 5 % 2 == 0 ? Way::whole : Way::cut_alike;
+  if (choices.way == Way::cut_alike) setup.workers = 12;  // it takes two for each stack
   choices.short_tokens = turn % 2 == 0 ? 40 : 1;
   choices.timing = {turn % 3 == 2 ? std::uint32_t(turn + 1) : 0, turn / 2 % 2 == 1};
   return choices;

@@ -133,7 +133,7 @@ void compare(const Problem& problem) {
 /// Microseconds of one call, the mean of a few in a row; on a GPU in a captured graph.
 template <class Exec>
 double time_calls(const Exec& exec, const std::function<void()>& body) {
-  constexpr int kCalls = 10, kRounds = 21;
+  constexpr int kCalls = 40, kRounds = 21;
   body();
   exec.fence();
   const test::Captured<Exec> calls(exec, [&] {

@@ -10,30 +10,23 @@ namespace espalier::plan::stacks {
 /// The line of streams: by stack, KV head, tile of pairs.
 struct Line {
   const Context& c;
-  std::int32_t stacks;
 
-  KOKKOS_FUNCTION explicit Line(const Context& context) : c(context), stacks(context.stacks()) {}
+  KOKKOS_FUNCTION explicit Line(const Context& context) : c(context) {}
 
   KOKKOS_FUNCTION std::int64_t cost_before(std::int32_t number) const {
     return c.stack[number].before.cost * c.kv_heads;
   }
-  KOKKOS_FUNCTION std::int64_t cost() const { return cost_before(stacks); }
+  KOKKOS_FUNCTION std::int64_t cost() const { return c.totals->all.cost * c.kv_heads; }
   KOKKOS_FUNCTION std::int32_t stream_before(std::int32_t number) const {
     return c.stack[number].before.tiles * c.kv_heads;
   }
-  KOKKOS_FUNCTION std::int32_t streams() const { return stream_before(stacks); }
-  KOKKOS_FUNCTION std::int32_t stack_of(std::int32_t stream) const {
-    return last_where(0, stacks, [&](std::int32_t number) { return stream_before(number) <= stream; });
-  }
+  KOKKOS_FUNCTION std::int32_t streams() const { return c.totals->all.tiles * c.kv_heads; }
 
-  struct Place {
-    Cut cut;
-    std::int64_t cost;   ///< of the line in front of it
-    std::int32_t pairs;  ///< of the stream, where the place is inside it
-  };
+  /// The place of a cost, as near as one between blocks can be.
   /// @param whole  the nearest begin of a stream
-  KOKKOS_FUNCTION Place at(std::int64_t x, bool whole) const {
-    if (x >= cost()) return {{streams(), 0}, cost(), 0};
+  KOKKOS_FUNCTION Cut at(std::int64_t x, bool whole) const {
+    const std::int32_t stacks = c.stacks();
+    if (x >= cost()) return {streams(), 0, Kokkos::max(stacks - 1, 0), 0, cost()};
     const std::int32_t number = last_where(0, stacks, [&](std::int32_t n) { return cost_before(n) <= x; });
     const Stack& s = c.stack[number];
     const StreamCost stream_cost(c, s);
@@ -47,9 +40,8 @@ struct Line {
       block = 0;
     }
     const std::int64_t inside = block > 0 ? stream_cost.fixed + stream_cost.until(block) : 0;
-    return {{stream_before(number) + stream, block},
-            cost_before(number) + stream * each + inside,
-            block > 0 ? pairs_of(c, s, stream % s.tiles) : 0};
+    return {stream_before(number) + stream, block, number, block > 0 ? pairs_of(c, s, stream % s.tiles) : 0,
+            cost_before(number) + stream * each + inside};
   }
 
   /// Pairs of a stack's tile.
@@ -64,8 +56,6 @@ struct Line {
 
 /// One way to cut the line.
 struct Way {
-  enum Number : std::int32_t { kWhole, kCut, kCutAlike, kCount };
-
   std::int32_t workers;  ///< that have spans, which take the same time
   bool whole;            ///< streams stay whole
   std::int32_t parts;    ///< of each stream, if streams are alike; 0: spans may begin anywhere
@@ -82,11 +72,11 @@ struct Way {
   }
 
   /// Where a worker's span begins. Whose does inside a stream has the cost of a tile more than its part of the line.
-  [[nodiscard]] KOKKOS_FUNCTION Line::Place begin_of(const Line& line, std::int32_t worker) const {
+  [[nodiscard]] KOKKOS_FUNCTION Cut begin_of(const Line& line, std::int32_t worker) const {
     worker = Kokkos::min(worker, workers);
     const std::int64_t more = line.c.costs.tile, all = line.cost() + more * begins_inside(workers);
     const std::int64_t share = all / workers, rest = all - share * workers;
-    return line.at(share * worker + rest * worker / workers - more * begins_inside(worker), whole);
+    return line.at(share * worker + Kokkos::min<std::int64_t>(rest, worker) - more * begins_inside(worker), whole);
   }
 
  private:
@@ -97,85 +87,79 @@ struct Way {
   }
 };
 
-inline constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
-
-/// What each worker's span takes, each way; and the nodes that turns begin in.
-struct CostSpans {
-  static constexpr const char* kLabel = "espalier::StackPlan::cost_spans";
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
-    return Way::kCount * c.workers + c.totals->stacks * Turns::kOfStack;
-  }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) {
-    return Way::kCount * c.workers + c.tree.rows * Turns::kOfStack;
-  }
+/// Where spans begin, each way; and the nodes that turns begin in.
+struct PlaceSpans {
+  static constexpr const char* kLabel = "espalier::StackPlan::place_spans";
+  KOKKOS_FUNCTION static std::int32_t places(const Context& c) { return kWays * (c.workers + 1); }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return places(c) + c.totals->stacks * Turns::kOfStack; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return places(c) + c.tree.rows * Turns::kOfStack; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
-    if (i >= Way::kCount * c.workers) return Turns::find(c, i - Way::kCount * c.workers);
+    if (i >= places(c)) return Turns::find(c, i - places(c));
     const Line line(c);
-    const std::int32_t number = i / c.workers, worker = i % c.workers;
+    const std::int32_t number = i / (c.workers + 1), worker = i % (c.workers + 1);
     const Way way(line, number);
-    const Line::Place begin = way.begin_of(line, worker), end = way.begin_of(line, worker + 1);
-    Cut* const cuts = c.ways + number * (c.workers + 1);
-    cuts[worker] = begin.cut;
-    if (worker + 1 == c.workers) cuts[c.workers] = end.cut;
-    Spans& spans = c.totals->spans[number];
-    if (worker == 0) spans.alike = way.parts > 1 ? 1 : 0;
-    const std::int64_t time = end.cost - begin.cost + (begin.cut.block > 0 ? c.costs.tile : 0);
-    Kokkos::atomic_max(&spans.longest, std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX)));
-    if (end.pairs > 0) Kokkos::atomic_add(&spans.partials, std::uint32_t(2 * end.pairs));
-  }
-
-  KOKKOS_FUNCTION static std::int64_t predicted(const Context& c, std::int32_t number) {
-    const Totals& totals = *c.totals;
-    const std::int64_t partials = totals.all.pairs * c.kv_heads + totals.spans[number].partials;
-    return Kokkos::max(totals.spans[number].longest * kNanosecond, memory_cost(c)) + partials * c.costs.partial +
-           (partials > 0 ? c.costs.merge : 0) - totals.spans[number].alike * c.costs.alike;
-  }
-
-  /// The way that is predicted to take the least time.
-  KOKKOS_FUNCTION static std::int32_t best(const Context& c) {
-    std::int32_t best = 0;
-    for (std::int32_t number = 1; number < Way::kCount; ++number)
-      if (predicted(c, number) < predicted(c, best)) best = number;
-    return best;
+    c.cuts[i] = way.begin_of(line, worker);
+    if (number == kCutAlike && worker == 0) c.totals->alike = way.parts > 1 ? 1 : 0;
   }
 };
 
-/// Where the spans begin, the best way; numbers the tiles, and says whether all fits.
-struct CutLine {
-  static constexpr const char* kLabel = "espalier::StackPlan::cut_line";
-  static constexpr const char* kMeasureLabel = "espalier::StackPlan::measure_spans";
-  using Sum = Count;
+/// What each worker's span takes, each way, and which is best; numbers the tiles, and says whether all fits.
+struct ChooseWay {
+  static constexpr const char* kLabel = "espalier::StackPlan::choose_way";
+  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
+  using Sum = WaySums;
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.workers; }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
 
-  KOKKOS_FUNCTION static Count measure(const Context& c, std::int32_t worker) {
-    const std::int32_t best = CostSpans::best(c);
-    const Cut* const cuts = c.ways + best * (c.workers + 1);
-    if (worker == 0) c.totals->way = best;
-    const Cut begin = cuts[worker], end = cuts[worker + 1];
-    c.cut[worker] = begin;
-    if (worker + 1 == c.workers) c.cut[c.workers] = end;
-    return {Line::pieces(begin, end)};
+  KOKKOS_FUNCTION static WaySums value(const Context& c, std::int32_t worker) {
+    WaySums sums;
+    for (std::int32_t number = 0; number < kWays; ++number) {
+      const Cut* const cut = c.cuts + number * (c.workers + 1) + worker;
+      const Cut begin = cut[0], end = cut[1];
+      const std::int64_t time = end.cost - begin.cost + (begin.block > 0 ? c.costs.tile : 0);
+      Spans& spans = sums.way[number];
+      spans.longest = std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX));
+      spans.partials = std::uint32_t(2 * end.pairs);
+      spans.pieces = Line::pieces(begin, end);
+    }
+    return sums;
   }
-  KOKKOS_FUNCTION static Count value(const Context& c, std::int32_t worker) {
-    return {Line::pieces(c.cut[worker], c.cut[worker + 1])};
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t worker, const WaySums&, const WaySums& before) {
+    for (std::int32_t number = 0; number < kWays; ++number)
+      c.tiles_before[number * (c.workers + 1) + worker] = before.way[number].pieces;
   }
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t worker, const Count&, const Count& before) {
-    c.tile_before[worker] = before.count;
-  }
-  KOKKOS_FUNCTION static void total(const Context& c, const Count& sum) {
-    c.tile_before[c.workers] = sum.count;
+  KOKKOS_FUNCTION static void total(const Context& c, const WaySums& sums) {
     Totals& totals = *c.totals;
-    totals.tiles = sum.count;
+    std::int32_t best = 0;
+    std::int64_t least = 0;
+    for (std::int32_t number = 0; number < kWays; ++number) {
+      c.tiles_before[number * (c.workers + 1) + c.workers] = sums.way[number].pieces;
+      const std::int64_t time =
+          predicted(c, sums.way[number]) - (number == kCutAlike ? totals.alike * c.costs.alike : 0);
+      if (number == 0 || time < least) {
+        best = number;
+        least = time;
+      }
+    }
+    const Spans& spans = sums.way[best];
+    totals.way = best;
+    totals.tiles = spans.pieces;
     totals.need_segments = totals.all.segments;
-    totals.need_tiles = sum.count;
+    totals.need_tiles = spans.pieces;
     totals.need_partials = totals.all.pairs * c.kv_heads;
-    if (totals.spans[totals.way].partials > 0) totals.need_partials += std::int64_t(2) * c.workers * detail::kTilePairs;
+    if (spans.partials > 0) totals.need_partials += std::int64_t(2) * c.workers * detail::kTilePairs;
     totals.fits = totals.need_segments <= c.segment_capacity && totals.need_tiles <= c.tile_capacity &&
                           totals.need_partials <= c.partial_capacity
                       ? 1
                       : 0;
+  }
+
+ private:
+  KOKKOS_FUNCTION static std::int64_t predicted(const Context& c, const Spans& spans) {
+    const std::int64_t partials = c.totals->all.pairs * c.kv_heads + spans.partials;
+    return Kokkos::max(spans.longest * kNanosecond, memory_cost(c)) + partials * c.costs.partial +
+           (partials > 0 ? c.costs.merge : 0);
   }
 };
 
@@ -190,8 +174,8 @@ struct CutTree {
     run.template scan<NumberStacks>();
     run.template scan<SumNodes>();
     run.template scan<SumStacks>();
-    run.template each<CostSpans>();
-    run.template scan<CutLine>();
+    run.template each<PlaceSpans>();
+    run.template scan<ChooseWay>();
   }
 };
 

@@ -71,6 +71,14 @@ struct Count {
   }
 };
 
+/// The unit of a row.
+struct alignas(kSumBytes) Unit {
+  std::int32_t row;         ///< where it begins
+  std::int32_t node;        ///< root of the small subtree, or node of the row
+  std::int32_t above;       ///< the lowest big node that sees it; -1: none
+  std::int32_t unused = 0;  ///< all 16 bytes are written together
+};
+
 /// One stack: of alone nodes first, in line order, then those of the units.
 struct alignas(kSumBytes) Stack {
   StackSums before;
@@ -90,20 +98,41 @@ struct alignas(kSumBytes) Stack {
 };
 
 /// A place in the line of streams, which a worker's span begins with: ordered as the line is.
-struct alignas(8) Cut {
+struct alignas(kSumBytes) Cut {
   std::int32_t stream;
   std::int32_t block;
+  std::int32_t stack;  ///< of the stream, or one in front of it
+  std::int32_t pairs;  ///< of the stream, where the place is inside it
+  std::int64_t cost;   ///< of the line in front of it
   KOKKOS_FUNCTION bool operator==(const Cut& other) const { return stream == other.stream && block == other.block; }
-  KOKKOS_FUNCTION bool operator<=(const Cut& other) const {
-    return stream < other.stream || (stream == other.stream && block <= other.block);
+  /// Not behind where a stream begins.
+  [[nodiscard]] KOKKOS_FUNCTION bool is_at_most(std::int32_t begin_of) const {
+    return stream < begin_of || (stream == begin_of && block == 0);
   }
 };
 
-/// What cutting the line one way leads to. 32 bits: a GPU adds 64 in a loop that threads leave one by one.
+/// Ways to cut the line.
+enum WayNumber : std::int32_t { kWhole, kCut, kCutAlike, kWays };
+
+/// What the spans that one way cuts the line into come to.
 struct Spans {
-  std::uint32_t longest;   ///< time of a worker, in nanoseconds
-  std::uint32_t partials;  ///< of streams that are cut
-  std::int32_t alike;      ///< 1: each stream is cut into as many parts
+  std::uint32_t longest = 0;   ///< time of a worker, in nanoseconds
+  std::uint32_t partials = 0;  ///< of streams that are cut
+  std::int32_t pieces = 0;
+};
+
+/// The same for each way.
+struct WaySums {
+  Spans way[kWays];
+
+  KOKKOS_FUNCTION WaySums& operator+=(const WaySums& other) {
+    for (int number = 0; number < kWays; ++number) {
+      way[number].longest = Kokkos::max(way[number].longest, other.way[number].longest);
+      way[number].partials += other.way[number].partials;
+      way[number].pieces += other.way[number].pieces;
+    }
+    return *this;
+  }
 };
 
 /// Totals of a plan. One that does not fit has no tiles; `need` then says what it wanted.
@@ -112,15 +141,16 @@ struct Totals {
   NodeSums nodes;
   StackSums all;
   std::int32_t alternate;  ///< 1: every other stack begins with its halves
-  Spans spans[3];          ///< each way to cut the line
+  std::int32_t alike;      ///< 1: kCutAlike cuts each stream into as many parts
   std::int32_t way;        ///< the best one
   std::int32_t tiles;
   std::int64_t need_segments, need_tiles, need_partials;
   std::int32_t fits;
+  std::int32_t filled;  ///< workers whose tiles are written
 };
 
 inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
-inline constexpr std::int32_t kMergeShare = 256;  ///< merge lists that a team writes
+inline constexpr std::int32_t kMergeShare = 128;  ///< merge lists of a team
 
 struct Context {
   detail::TreeView tree;
@@ -131,15 +161,15 @@ struct Context {
   std::int32_t stack_rows;   ///< at most, of a stack of several
   std::int32_t window_rows;  ///< between places where packing begins afresh
   std::int32_t small_rows;   ///< that a small node has at most
+  std::int32_t half_rows;    ///< that the first half of a tile's pairs has all of,
+  std::int32_t half_last;    ///< and the last one that it has any of
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
   std::int32_t* alone;         // [nodes]  1: has tiles of its own
   std::int32_t* alone_node;    // [nodes]  those that have
   NodeSums* before;            // [nodes + 1]
-  std::int32_t* unit_row;      // [rows]  where the row's unit begins
-  std::int32_t* unit_node;     // [rows]  of the row's unit: root of the small subtree, or node of the row
-  std::int32_t* unit_above;    // [rows]  of the row's unit: the lowest big node that sees it; -1: none
+  Unit* unit;                  // [rows]
   std::int32_t* stack_end;     // [rows]  where a stack that began here would end
   std::int32_t* begins;        // [rows]  1: a stack begins here
   std::int32_t* stack_of;      // [rows]  number of the row's stack, not counting alone nodes
@@ -147,9 +177,8 @@ struct Context {
   Stack* stack;                // [nodes + rows + 1]
   std::int32_t* turn_node;     // [rows * 2 * kTurns]  node that holds the first slot of a stack's turn
   std::uint32_t* inside;       // [rows]  bits of those of a stack's turns that begin inside a node
-  Cut* ways;                   // [ways * (workers + 1)]  where spans would begin, each way
-  Cut* cut;                    // [workers + 1]  where they begin
-  std::int32_t* tile_before;   // [workers + 1]
+  Cut* cuts;                   // [kWays * (workers + 1)]  where spans begin, each way
+  std::int32_t* tiles_before;  // [kWays * (workers + 1)]
   std::uint32_t* tile_pairs;   // [tile_capacity]  of the stream's tile of pairs, lo | hi << 16
   std::int32_t* tile_end;      // [tile_capacity]  slots of the last segment that are the tile's; kOpen: all of them
   std::int32_t* segment_node;  // [segment_capacity]  ~node where the segment does not grow, kNoNode where there is none
@@ -159,7 +188,7 @@ struct Context {
   detail::FusedTile* tiles;        // [tile_capacity]
   detail::FusedWorker* worker;     // [workers]
   std::int32_t* merge_count;       // [merge lists]  entries
-  std::int32_t* share_entries;     // [merge_shares]  entries of each kMergeShare lists
+  std::int32_t* share_entries;     // [merge_shares]  entries of each kMergeShare lists, and 1; 0: not counted yet
   std::int32_t* merge_begin;       // [merge lists + 1]
   detail::MergeEntry* merge_entries;
 
@@ -206,18 +235,18 @@ struct Context {
 KOKKOS_INLINE_FUNCTION std::int32_t div_up(std::int32_t count, std::int32_t size) { return (count + size - 1) / size; }
 KOKKOS_INLINE_FUNCTION std::int64_t div_up(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
 
-KOKKOS_INLINE_FUNCTION std::int32_t bits_of(std::uint32_t bits) {
-  std::int32_t count = 0;
-  for (; bits != 0; bits &= bits - 1) ++count;
-  return count;
-}
+KOKKOS_INLINE_FUNCTION std::int32_t bits_of(std::uint32_t bits) { return Kokkos::Experimental::popcount_builtin(bits); }
 
-/// The last of [begin, end) for which before(i) holds, which it does up to some place, and for `begin`.
+/// The last of [begin, end) for which before(i) holds, which it does up to some place, and for `begin`. Looks at three places
+/// at a time, which do not wait for each other.
 template <class Before>
 KOKKOS_INLINE_FUNCTION std::int32_t last_where(std::int32_t begin, std::int32_t end, const Before& before) {
   while (end - begin > 1) {
-    const std::int32_t middle = begin + (end - begin) / 2;
-    (before(middle) ? begin : end) = middle;
+    const std::int32_t step = (end - begin + 3) / 4, last = end - 1;
+    const std::int32_t a = begin + step, b = Kokkos::min(a + step, last), d = Kokkos::min(b + step, last);
+    const bool at_a = before(a), at_b = before(b), at_d = before(d);
+    end = !at_a ? a : !at_b ? b : !at_d ? d : end;
+    begin = at_d ? d : at_b ? b : at_a ? a : begin;
   }
   return begin;
 }

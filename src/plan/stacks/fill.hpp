@@ -1,8 +1,9 @@
 #pragma once
 // Writes the arrays of a plan whose stacks and cuts are settled: one kernel, whose teams each write one worker's tiles, or a
-// share of the rest; and one for the merge lists.
+// share of the rest. Of large trees others begin and write the merge lists.
 
 #include "pieces.hpp"
+#include "relaxed_load.hpp"
 
 namespace espalier::plan::stacks {
 
@@ -40,10 +41,11 @@ struct TilePairs {
 /// Writes piece `piece` of a worker's span.
 struct FillTiles {
   const Context& c;
+  const Pieces& pieces;
 
   KOKKOS_FUNCTION void operator()(std::int32_t worker, std::int32_t piece) const {
-    const Cut &begin = c.cut[worker], &end = c.cut[worker + 1];
-    const Stream stream = Stream::of_line(c, begin.stream + piece);
+    const Cut begin = pieces.cut[worker], end = pieces.cut[worker + 1];
+    const Stream stream = Stream::of_line(c, begin.stream + piece, begin, end);
     const Stack& s = c.stack[stream.number];
     const std::int32_t first_slot = piece == 0 ? begin.block * detail::kTileSlots : 0;
     const std::int32_t end_slot =
@@ -72,8 +74,8 @@ struct FillTiles {
     if (whole && s.merged == 0)
       tile.flags = detail::kTileDirect;
     else
-      tile.partial_begin = std::int32_t(Pieces(c).first_partial(stream, worker, first_slot == 0) + pairs.lo);
-    const std::int32_t place = c.tile_before[worker] + piece;
+      tile.partial_begin = std::int32_t(pieces.first_partial(stream, worker, first_slot == 0) + pairs.lo);
+    const std::int32_t place = pieces.tile_before[worker] + piece;
     c.tiles[place] = tile;
     c.tile_end[place] = tile_end;
     c.tile_pairs[place] = pairs.packed();
@@ -166,26 +168,28 @@ struct FillEntries {
                      : detail::MergeEntry{detail::kNoPartial, 0, 0};
     };
     block.for_each_stream(list % c.kv_heads, [&](const Stream& stream) {
-      if (c.stack[stream.number].merged == 0 && all.is_direct(stream, all.count(stream))) return;
       const std::int64_t pair_begin = stream.pair_begin(c);
       const auto add_piece = [&](std::int32_t worker, bool begins, std::uint32_t packed) {
         const TilePairs pairs(packed);
         add(all.first_partial(stream, worker, begins) + pairs.lo, pair_begin + pairs.lo, pair_begin + pairs.hi);
       };
       const std::int32_t first = all.first_worker(stream);
-      add_piece(first, true, c.tile_pairs[c.tile_before[first] + stream.stream - c.cut[first].stream]);
-      constexpr std::int32_t kAtATime = Pieces::kAtATime;
-      for (std::int32_t w = first + 1;; w += kAtATime) {
-        const Pieces::Further further = all.further_pieces(stream.stream, w);
+      bool is_merged = c.stack[stream.number].merged != 0, has_first = false;
+      all.for_each_further(stream, first, [&](std::int32_t w, const Pieces::Further& further) {
+        constexpr std::int32_t kAtATime = Pieces::kAtATime;
         std::int32_t tiles[kAtATime];
         std::uint32_t packed[kAtATime];
-        for (std::int32_t k = 0; k < kAtATime; ++k) tiles[k] = c.tile_before[Kokkos::min(w + k, c.workers)];
+        is_merged = is_merged || further.workers != 0;
+        if (!is_merged) return;
+        if (!has_first)
+          add_piece(first, true, c.tile_pairs[all.tile_before[first] + stream.stream - all.cut[first].stream]);
+        has_first = true;
+        for (std::int32_t k = 0; k < kAtATime; ++k) tiles[k] = all.tile_before[Kokkos::min(w + k, c.workers)];
         for (std::int32_t k = 0; k < kAtATime; ++k)
           packed[k] = (further.workers >> k & 1) != 0 ? c.tile_pairs[tiles[k]] : 0;
         for (std::int32_t k = 0; k < kAtATime; ++k)
           if ((further.workers >> k & 1) != 0) add_piece(w + k, false, packed[k]);
-        if (further.ends) return;
-      }
+      });
     });
     block.for_each_empty([&](std::int64_t pair_begin, std::int64_t pair_end) {
       *entry++ = {detail::kNoPartial, std::uint16_t(pair_begin - block.pair_begin),
@@ -194,95 +198,101 @@ struct FillEntries {
   }
 };
 
-/// Begins and writes the merge lists of a small tree: each team adds up what lies before its own.
-struct FillLists {
-  static constexpr const char* kLabel = "espalier::StackPlan::fill_lists";
-  static constexpr int kThreads = kMergeShare;
-  Context c;
-
-  KOKKOS_FUNCTION std::int32_t teams() const { return c.merge_shares(); }
-
-  template <class Team>
-  KOKKOS_FUNCTION void operator()(const Team& team) const {
-    const std::int32_t lists = c.merge_lists();
-    const std::int32_t share = kMergeShare / team.team_size();
-    const std::int32_t begin = Kokkos::min(team.league_rank() * kMergeShare + share * team.team_rank(), lists);
-    const std::int32_t end = Kokkos::min(begin + share, lists);
-    std::int32_t before = 0;
-    if (team.league_rank() > 0)
-      Kokkos::parallel_reduce(
-          Kokkos::TeamThreadRange(team, team.league_rank()),
-          [&](std::int32_t i, std::int32_t& sum) { sum += c.share_entries[i]; }, before);
-    std::int32_t own = 0;
-    for (std::int32_t i = begin; i < end; ++i) own += c.merge_count[i];
-    std::int64_t place = std::int64_t(before) + team.team_scan(own);
-    const std::int64_t first = place;
-    for (std::int32_t i = begin; i < end; ++i) {
-      c.merge_begin[i] = std::int32_t(place);
-      place += c.merge_count[i];
-    }
-    const bool is_last = team.league_rank() == teams() - 1 && team.team_rank() == team.team_size() - 1;
-    if (is_last) SumEntries::total(c, {place});
-    if (c.totals->fits == 0) return;
-    place = first;
-    for (std::int32_t i = begin; i < end; ++i) {
-      FillEntries::write(c, i, std::int32_t(place));
-      place += c.merge_count[i];
-    }
-  }
-};
-
-/// The kernel: teams 0 .. workers - 1 write their worker's tiles, the others kShare items each of the rest: sizes of merge
-/// lists, segments of nodes and of stacks.
+/// The kernel: teams 0 .. workers - 1 write their worker's tiles, the next merge_shares() begin and write merge lists, the others
+/// write kShare items each of the rest: segments of nodes and of stacks. Teams wait for some with lower numbers, which a GPU
+/// starts before them.
+/// @tparam kWritesLists  or else they are counted only, and then begun and written by other kernels
+template <bool kWritesLists>
 struct Fill {
   static constexpr const char* kLabel = "espalier::StackPlan::fill";
   static constexpr int kThreads = 128;
   static constexpr std::int32_t kShare = 128;
   Context c;
 
-  KOKKOS_FUNCTION std::int64_t items() const {
-    return std::int64_t(c.tree.nodes) + c.tree.rows + CountEntries::items(c);
+  KOKKOS_FUNCTION std::int64_t rest() const { return std::int64_t(c.tree.nodes) + c.tree.rows; }
+  KOKKOS_FUNCTION std::int32_t teams() const {
+    return c.workers + c.merge_shares() + std::int32_t(div_up(rest(), std::int64_t(kShare)));
   }
-  KOKKOS_FUNCTION std::int32_t rest_teams() const {  // one at least: it writes the header
-    return std::int32_t(items() / kShare) + 1;
-  }
-  KOKKOS_FUNCTION std::int32_t teams() const { return c.workers + rest_teams(); }
 
   template <class Team>
   KOKKOS_FUNCTION void operator()(const Team& team) const {
-    if (team.league_rank() < c.workers)
+    const std::int32_t number = team.league_rank() - c.workers;
+    if (number < 0)
       fill_worker(team, team.league_rank());
-    else
-      fill_rest(team, team.league_rank() - c.workers);
+    else if (number < c.merge_shares())
+      fill_lists(team, number);
+    else if (c.totals->fits != 0)
+      fill_segments(team, number - c.merge_shares());
   }
 
  private:
   template <class Team>
   KOKKOS_FUNCTION void fill_worker(const Team& team, std::int32_t worker) const {
     const bool fits = c.totals->fits != 0;
-    const std::int32_t begin = fits ? c.tile_before[worker] : 0, end = fits ? c.tile_before[worker + 1] : 0;
+    const Pieces pieces(c);
+    const std::int32_t begin = fits ? pieces.tile_before[worker] : 0, end = fits ? pieces.tile_before[worker + 1] : 0;
     if (team.team_rank() == 0) c.worker[worker] = {begin, end};
     for (std::int32_t piece = team.team_rank(); piece < end - begin; piece += team.team_size())
-      FillTiles{c}(worker, piece);
+      FillTiles{c, pieces}(worker, piece);
+    team.team_barrier();
+    if (team.team_rank() != 0) return;
+    Kokkos::memory_fence();
+    Kokkos::atomic_add(&c.totals->filled, 1);
   }
 
   template <class Team>
-  KOKKOS_FUNCTION void fill_rest(const Team& team, std::int32_t number) const {
+  KOKKOS_FUNCTION void fill_lists(const Team& team, std::int32_t number) const {
     if (number == 0 && team.team_rank() == 0) *c.header = {c.tree.rows};
-    const bool fits = c.totals->fits != 0;
-    const std::int64_t begin = std::int64_t(number) * kShare;
-    for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size())
-      if (i < items()) fill_item(i, fits);
+    const std::int32_t lists = c.merge_lists(), of_thread = kMergeShare / team.team_size();
+    const std::int32_t begin = Kokkos::min(number * kMergeShare + of_thread * team.team_rank(), lists);
+    const std::int32_t end = Kokkos::min(begin + of_thread, lists);
+    std::int32_t own = 0;
+    for (std::int32_t list = begin; list < end; ++list) own += CountEntries::run(c, list);
+    if constexpr (kWritesLists) {
+      std::int64_t place = team.team_scan(own);
+      const bool is_last = team.team_rank() == team.team_size() - 1;
+      if (is_last) Kokkos::atomic_store(&c.share_entries[number], std::int32_t(place + own + 1));
+      place += entries_before(team, number);
+      if (is_last && number == c.merge_shares() - 1) SumEntries::total(c, {place + own});
+      for (std::int32_t list = begin; list < end; ++list) {
+        c.merge_begin[list] = std::int32_t(place);
+        if (c.totals->fits != 0) FillEntries::write(c, list, std::int32_t(place));
+        place += c.merge_count[list];
+      }
+    }
   }
 
-  KOKKOS_FUNCTION void fill_item(std::int64_t i, bool fits) const {
-    const std::int64_t lists = CountEntries::items(c);
-    if (i < lists) return CountEntries::run(c, std::int32_t(i));
-    if (!fits) return;
-    i -= lists;
-    if (i < c.tree.nodes) return FillSegments{c}.node(std::int32_t(i));
-    i -= c.tree.nodes;
-    if (i < c.totals->stacks) FillSegments{c}.stack(std::int32_t(i));
+  /// Waits for what lies before a share of the merge lists to be counted, and for all tiles.
+  template <class Team>
+  KOKKOS_FUNCTION std::int32_t entries_before(const Team& team, std::int32_t number) const {
+    std::int32_t before = 0;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamThreadRange(team, number + 1),
+        [&](std::int32_t i, std::int32_t& sum) {
+          if (i < number) {
+            std::int32_t entries = 0;
+            while ((entries = detail::relaxed_load(&c.share_entries[i])) == 0) {
+            }
+            sum += entries - 1;
+          } else {
+            while (detail::relaxed_load(&c.totals->filled) < c.workers) {
+            }
+            Kokkos::memory_fence();
+          }
+        },
+        before);
+    return before;
+  }
+
+  template <class Team>
+  KOKKOS_FUNCTION void fill_segments(const Team& team, std::int32_t number) const {
+    const std::int64_t begin = std::int64_t(number) * kShare;
+    for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size()) {
+      if (i < c.tree.nodes)
+        FillSegments{c}.node(std::int32_t(i));
+      else if (i - c.tree.nodes < c.totals->stacks)
+        FillSegments{c}.stack(std::int32_t(i - c.tree.nodes));
+    }
   }
 };
 

@@ -12,9 +12,12 @@ struct Stream {
   std::int32_t tile;  ///< of pairs
   std::int32_t stream;
 
-  KOKKOS_FUNCTION static Stream of_line(const Context& c, std::int32_t stream) {
+  /// @param begin, end  places between which the stream begins
+  KOKKOS_FUNCTION static Stream of_line(const Context& c, std::int32_t stream, const Cut& begin, const Cut& end) {
     const Line line(c);
-    const std::int32_t number = line.stack_of(stream), in_stack = stream - line.stream_before(number);
+    const std::int32_t number =
+        last_where(begin.stack, end.stack + 1, [&](std::int32_t n) { return line.stream_before(n) <= stream; });
+    const std::int32_t in_stack = stream - line.stream_before(number);
     const std::int32_t tiles = c.stack[number].tiles;
     return {number, in_stack / tiles, in_stack % tiles, stream};
   }
@@ -33,11 +36,17 @@ struct Stream {
 /// them. Each worker has two places more: for the piece that its span begins inside of, and for the one that it ends inside of.
 struct Pieces {
   const Context& c;
-  KOKKOS_FUNCTION explicit Pieces(const Context& context) : c(context) {}
+  const Cut* cut;                   ///< [workers + 1]  where spans begin
+  const std::int32_t* tile_before;  ///< [workers + 1]
+  KOKKOS_FUNCTION explicit Pieces(const Context& context) : c(context) {
+    const std::int32_t place = c.totals->way * (c.workers + 1);
+    cut = c.cuts + place;
+    tile_before = c.tiles_before + place;
+  }
 
   /// The worker whose span a stream begins in.
   KOKKOS_FUNCTION std::int32_t first_worker(const Stream& stream) const {
-    return last_where(0, c.workers, [&](std::int32_t w) { return c.cut[w] <= Cut{stream.stream, 0}; });
+    return last_where(0, c.workers, [&](std::int32_t w) { return cut[w].is_at_most(stream.stream); });
   }
 
   static constexpr std::int32_t kAtATime = 8;
@@ -49,7 +58,7 @@ struct Pieces {
   };
   KOKKOS_FUNCTION Further further_pieces(std::int32_t stream, std::int32_t worker) const {
     Cut cuts[kAtATime + 1];
-    for (std::int32_t k = 0; k <= kAtATime; ++k) cuts[k] = c.cut[Kokkos::min(worker + k, c.workers)];
+    for (std::int32_t k = 0; k <= kAtATime; ++k) cuts[k] = cut[Kokkos::min(worker + k, c.workers)];
     Further further;
     for (std::int32_t k = 0; k < kAtATime; ++k) {
       further.ends = further.ends || worker + k >= c.workers || cuts[k].stream != stream;
@@ -58,18 +67,14 @@ struct Pieces {
     return further;
   }
 
-  KOKKOS_FUNCTION std::int32_t count(const Stream& stream) const {
-    std::int32_t pieces = 1;
-    for (std::int32_t w = first_worker(stream) + 1;; w += kAtATime) {
+  /// Calls visit(worker, further) for what follows a stream's first piece, at least once.
+  template <class Visit>
+  KOKKOS_FUNCTION void for_each_further(const Stream& stream, std::int32_t first, const Visit& visit) const {
+    for (std::int32_t w = first + 1;; w += kAtATime) {
       const Further further = further_pieces(stream.stream, w);
-      pieces += bits_of(further.workers);
-      if (further.ends) return pieces;
+      visit(w, further);
+      if (further.ends) return;
     }
-  }
-
-  /// A piece that is all of its stream, which is all that its pairs see.
-  KOKKOS_FUNCTION bool is_direct(const Stream& stream, std::int32_t pieces) const {
-    return pieces == 1 && c.stack[stream.number].merged == 0;
   }
 
   KOKKOS_FUNCTION std::int64_t first_partial(const Stream& stream, std::int32_t worker, bool begins) const {
@@ -158,22 +163,25 @@ struct CountEntries {
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.merge_lists(); }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list) {
+  /// @returns the number of entries
+  KOKKOS_FUNCTION static std::int32_t run(const Context& c, std::int32_t list) {
     std::int32_t entries = 0;
     if (c.totals->fits != 0) {
       const Pieces all(c);
       const PairBlock block(c, list / c.kv_heads);
       block.for_each_stream(list % c.kv_heads, [&](const Stream& stream) {
-        const std::int32_t pieces = all.count(stream);
-        if (!all.is_direct(stream, pieces)) entries += pieces;
+        std::int32_t pieces = 1;
+        all.for_each_further(stream, all.first_worker(stream),
+                             [&](std::int32_t, const Pieces::Further& further) { pieces += bits_of(further.workers); });
+        // A piece that is all of its stream, which is all that its pairs see, is not merged.
+        if (pieces > 1 || c.stack[stream.number].merged != 0) entries += pieces;
       });
       block.for_each_empty([&](std::int64_t, std::int64_t) { ++entries; });
     }
     c.merge_count[list] = entries;
-    if (entries == 0) return;
-    Kokkos::atomic_add(&c.share_entries[list / kMergeShare], entries);
-    if (c.totals->need_partials < least_partials(c))  // most lists find that another one was here before
+    if (entries > 0 && c.totals->need_partials < least_partials(c))  // most lists find that another one was here before
       Kokkos::atomic_max(&c.totals->need_partials, least_partials(c));
+    return entries;
   }
 };
 

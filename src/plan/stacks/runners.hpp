@@ -58,7 +58,7 @@ class OnHost {
   const Context& c_;
 };
 
-inline constexpr int kFrontThreads = 512;
+inline constexpr int kFrontThreads = 768;
 
 /// One team of up to kFrontThreads threads; on a GPU a multiple of kLanes.
 template <class Team>
@@ -94,18 +94,21 @@ class OnTeam {
     const std::int32_t end = Kokkos::min(begin + rounds * lanes(), items);
     Sum own;
     for (std::int32_t i = begin; i < end; i += lanes()) own += measured<Step>(c_, i);
-    Sum before;
-    const Sum all = sum_groups(sum_up_to(own, lane), lane, group, before);
-    for (std::int32_t round = 0; round < rounds; ++round) {
+    const bool has_items = begin - lane < items;  // one of the group does
+    Sum up_to = has_items ? sum_up_to(own, lane) : own, before;
+    const Sum all = sum_groups(up_to, lane, group, before);
+    if (team_.team_rank() == team_.team_size() - 1) Step::total(c_, all);  // has fewest items
+    for (std::int32_t round = 0; has_items && round < rounds; ++round) {
       const std::int32_t i = begin + round * lanes();
-      if (rounds > 1) own = i < end ? Step::value(c_, i) : Sum{};
-      const Sum up_to = sum_up_to(own, lane);
+      if (rounds > 1) {
+        own = i < end ? Step::value(c_, i) : Sum{};
+        up_to = sum_up_to(own, lane);
+      }
       Sum before_item = before;
       add_lanes_before(up_to, lane, before_item);
       if (i < end) Step::run(c_, i, own, before_item);
       before += of_last_lane(up_to);
     }
-    if (team_.team_rank() == 0) Step::total(c_, all);
     team_.team_barrier();
   }
 

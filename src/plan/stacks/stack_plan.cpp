@@ -24,6 +24,7 @@ constexpr std::int64_t kMostIndex = 2147483647;
 struct OneThread {
   std::int32_t league;
   [[nodiscard]] KOKKOS_FUNCTION int league_rank() const { return league; }
+  KOKKOS_FUNCTION static void team_barrier() {}
   KOKKOS_FUNCTION static int team_rank() { return 0; }
   KOKKOS_FUNCTION static int team_size() { return 1; }
 };
@@ -130,7 +131,7 @@ struct StackPlan<Exec>::Impl {
     if (runner == StackRunner::by_size) {
       runner = !is_small() ? StackRunner::device : kRunsOnHost<Exec> ? StackRunner::one_thread : StackRunner::one_team;
     }
-    const Fill fill{c};
+    const Fill<false> fill{c};
     if constexpr (kRunsOnHost<Exec>) {
       if (runner == StackRunner::one_thread) {
         const OnHost run(c);
@@ -146,8 +147,8 @@ struct StackPlan<Exec>::Impl {
     } else {
       run_one_team(exec, c);
     }
+    if (runner != StackRunner::device) return run_teams(exec, Fill<true>{c});
     run_teams(exec, fill);
-    if (runner != StackRunner::device) return run_teams(exec, FillLists{c});
     device.template scan<SumEntries>();
     device.template each<FillEntries>();
   }

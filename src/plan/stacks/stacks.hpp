@@ -18,27 +18,18 @@ struct FindUnits {
     if (i == 0) *c.totals = Totals{};
     if (c.share_entries != nullptr)
       for (std::int32_t share = i; share < c.merge_shares(); share += items(c)) c.share_entries[share] = 0;
-    if (i < c.tree.rows) row(c, i);
-    if (i < c.tree.nodes) node(c, i);
-  }
-
- private:
-  KOKKOS_FUNCTION static void row(const Context& c, std::int32_t row) {
-    const std::int32_t node = c.tree.row_node[row];
-    c.begins[row] = 0;
-    c.inside[row] = 0;
-    if (c.is_big(node)) set(c, row, row, node, node);
-  }
-  KOKKOS_FUNCTION static void node(const Context& c, std::int32_t node) {
-    const std::int32_t begin = c.tree.row_begin[node], end = c.tree.row_end[node], parent = c.tree.parent[node];
-    if (c.is_big(node) || (parent >= 0 && !c.is_big(parent))) return;
-    for (std::int32_t row = begin; row < end; ++row) set(c, row, begin, node, parent);
-  }
-  KOKKOS_FUNCTION static void set(const Context& c, std::int32_t row, std::int32_t begin, std::int32_t node,
-                                  std::int32_t above) {
-    c.unit_row[row] = begin;
-    c.unit_node[row] = node;
-    c.unit_above[row] = above;
+    // What the row and the node need is asked for before anything is written.
+    const bool is_row = i < c.tree.rows, is_node = i < c.tree.nodes;
+    const std::int32_t row_node = is_row ? c.tree.row_node[i] : 0, parent = is_node ? c.tree.parent[i] : -1;
+    const std::int32_t begin = is_node ? c.tree.row_begin[i] : 0, end = is_node ? c.tree.row_end[i] : 0;
+    const bool of_big = is_row && c.is_big(row_node), below_big = parent < 0 || c.is_big(parent);
+    if (is_row) {
+      c.begins[i] = 0;
+      c.inside[i] = 0;
+      if (of_big) c.unit[i] = {i, row_node, row_node};
+    }
+    if (end - begin > c.small_rows || !below_big) return;
+    for (std::int32_t row = begin; row < end; ++row) c.unit[row] = {begin, i, parent};
   }
 };
 
@@ -49,11 +40,12 @@ struct EndStacks {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows; }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t row) {
-    if (c.unit_row[row] != row) return;
-    const std::int32_t limit = row + c.stack_rows, above = c.unit_above[row];
-    std::int32_t end = limit < c.tree.rows ? c.unit_row[limit] : c.tree.rows;
+    const Unit unit = c.unit[row];
+    if (unit.row != row) return;
+    const std::int32_t limit = row + c.stack_rows;
+    std::int32_t end = limit < c.tree.rows ? c.unit[limit].row : c.tree.rows;
     // A big node between two units of the same one would be between them with all its rows, which are too many.
-    const auto is_same = [&](std::int32_t r) { return c.unit_above[r] == above; };
+    const auto is_same = [&](std::int32_t r) { return c.unit[r].above == unit.above; };
     if (!is_same(end - 1)) end = last_where(row, end, is_same) + 1;
     c.stack_end[row] = end;
   }
@@ -75,7 +67,8 @@ struct MarkStacks {
   KOKKOS_FUNCTION static std::int32_t first_of(const Context& c, std::int32_t number) {
     const std::int32_t row = number * c.window_rows;
     if (row >= c.tree.rows) return c.tree.rows;
-    return c.unit_row[row] == row ? row : c.tree.row_end[c.unit_node[row]];
+    const Unit unit = c.unit[row];
+    return unit.row == row ? row : c.tree.row_end[unit.node];
   }
 };
 
@@ -110,11 +103,8 @@ struct BlockCosts {
 struct Middle {
   std::int32_t last_row, row;  ///< of the pair in front of it, and of the pair behind it
 
-  KOKKOS_FUNCTION Middle(const Context& c, std::int32_t row_begin) {
-    constexpr std::int32_t kHalf = detail::kTilePairs / 2;
-    last_row = row_begin + (kHalf - 1) / c.group;
-    row = row_begin + kHalf / c.group;
-  }
+  KOKKOS_FUNCTION Middle(const Context& c, std::int32_t row_begin)
+      : last_row(row_begin + c.half_last), row(row_begin + c.half_rows) {}
   KOKKOS_FUNCTION bool is_inside(const Context& c, std::int32_t node) const {
     return c.tree.row_begin[node] <= last_row && row < c.tree.row_end[node];
   }
@@ -200,9 +190,10 @@ struct StreamCost {
   /// The block whose begin is nearest to a cost.
   [[nodiscard]] KOKKOS_FUNCTION std::int32_t block_at(std::int64_t cost) const {
     if (cost <= 0) return 0;
-    if (cost < until(half_begin)) return std::int32_t((cost + full / 2) / full);
-    if (cost < until(half_end)) return half_begin + std::int32_t((cost - until(half_begin) + half / 2) / half);
-    return half_end + std::int32_t((cost - until(half_end) + full / 2) / full);
+    const bool in_halves = cost >= until(half_begin) && cost < until(half_end);
+    const std::int32_t first = cost < until(half_begin) ? 0 : in_halves ? half_begin : half_end;
+    const std::int64_t each = in_halves ? half : full;
+    return first + std::int32_t((cost - until(first) + each / 2) / each);
   }
 };
 
@@ -267,7 +258,7 @@ struct SumStacks {
     Stack s{};
     s.row_begin = c.stack_row[number];
     s.row_end = c.stack_row[number + 1];
-    s.above = c.unit_above[s.row_begin];
+    s.above = c.unit[s.row_begin].above;
     find_small_nodes(c, s);
     for (std::int32_t node = s.above; node >= 0; node = c.tree.parent[node]) {
       const std::int32_t tokens = c.seen(node);
@@ -304,8 +295,8 @@ struct SumStacks {
   }
 
   KOKKOS_FUNCTION static void find_small_nodes(const Context& c, Stack& s) {
-    const std::int32_t last = c.unit_node[s.row_end - 1];
-    s.first_node = c.unit_node[s.row_begin];
+    const std::int32_t last = c.unit[s.row_end - 1].node;
+    s.first_node = c.unit[s.row_begin].node;
     s.end_node = c.is_big(last) ? last + 1 : c.tree.subtree_end[last];
     s.middle_node = s.end_node;
     s.inner = -1;

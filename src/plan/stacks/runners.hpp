@@ -8,9 +8,10 @@
 //   run(c, i)       of a loop
 //   Sum, value(c, i), run(c, i, own, before), total(c, sum)   of a prefix sum: value is what i adds, before the sum of
 //                   those before i. Where values are dear, measure(c, i) finds one and keeps it where value finds it
-//                   again, until run writes over it. Neither reads what run writes for earlier items.
+//                   again, until run writes over it. Neither reads what run writes for earlier items, and run nothing that
+//                   total writes, which may come first.
 //
-// Sums are of integers, so that their order does not matter, and every runner writes the same.
+// Sums, and maxima, are of integers, so that their order does not matter, and every runner writes the same.
 
 #include <Kokkos_Core.hpp>
 #include <cstdint>

@@ -239,8 +239,13 @@ Options parse(int count, char** values) {
     if (key == "--workload")
       o.workloads.push_back(next());
     else if (key == "--heads") {
-      const std::vector<int> h = perf::workload_detail::numbers(next());
-      o.heads = {h.at(0), h.at(1), h.at(2)};
+      const std::string heads = next();
+      const std::vector<int> h = perf::workload_detail::numbers(heads);
+      if (h.size() != 3) {
+        std::fprintf(stderr, "attend_driver: --heads is %s, expected QUERY,KV,DIM\n", heads.c_str());
+        std::exit(2);
+      }
+      o.heads = {h[0], h[1], h[2]};
     } else if (key == "--dtype")
       o.dtype = next();
     else if (key == "--block-tokens")

@@ -130,7 +130,7 @@ void compare(const Problem& problem) {
               double(host.partials) * 1e-3, double(device.partials) * 1e-3);
 }
 
-/// Microseconds of one call, the mean of a few in a row; on a GPU in a captured graph.
+/// Microseconds of one call, the mean of some in a row; on a GPU in a captured graph.
 template <class Exec>
 double time_calls(const Exec& exec, const std::function<void()>& body) {
   constexpr int kCalls = 40, kRounds = 21;

@@ -17,6 +17,10 @@ function(espalier_compile_options target)
     ${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wdouble-promotion
                       $<$<BOOL:${ESPALIER_WARNINGS_AS_ERRORS}>:-Werror>
   )
+  # Small constexpr functions of headers without Kokkos are called in kernels. A Kokkos built with its defaults lets nvcc warn of that.
+  if(espalier_device STREQUAL "cuda" AND Kokkos_CXX_COMPILER_ID STREQUAL "NVIDIA")
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:--expt-relaxed-constexpr>)
+  endif()
   if(ESPALIER_SANITIZE)
     set(flags -fsanitize=${ESPALIER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     # GCC warns of uninitialised variables in instrumented standard headers where there are none.

@@ -242,6 +242,19 @@ PlanConfig model_config(const Exec& exec, const TreeSnapshot& snapshot, std::int
   return config;
 }
 
+TEST_CASE("sums of stacks stop at what no capacity is enough for", "[stacks]") {
+  plan::stacks::StackSums sums, large;
+  sums.segments = 2147483640;
+  large.segments = 6;
+  large.tiles = 2147483647;
+  sums += large;
+  CHECK(sums.segments == 2147483646);
+  CHECK(sums.tiles == plan::stacks::kTooMany);
+  sums += large;
+  CHECK(sums.segments == plan::stacks::kTooMany);
+  CHECK(sums.tiles == plan::stacks::kTooMany);
+}
+
 TEMPLATE_LIST_TEST_CASE("a plan of stacks has no merge where its capacity says that nothing can need one", "[stacks]",
                         ExecutionSpaces) {
   const TestType exec;

@@ -87,15 +87,13 @@ struct Way {
   }
 };
 
-/// Where spans begin, each way; and the nodes that turns begin in.
+/// Where spans begin, each way.
 struct PlaceSpans {
   static constexpr const char* kLabel = "espalier::StackPlan::place_spans";
-  KOKKOS_FUNCTION static std::int32_t places(const Context& c) { return kWays * (c.workers + 1); }
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return places(c) + c.totals->stacks * Turns::kOfStack; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return places(c) + c.tree.rows * Turns::kOfStack; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return kWays * (c.workers + 1); }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
-    if (i >= places(c)) return Turns::find(c, i - places(c));
     const Line line(c);
     const std::int32_t number = i / (c.workers + 1), worker = i % (c.workers + 1);
     const Way way(line, number);
@@ -104,49 +102,57 @@ struct PlaceSpans {
   }
 };
 
-/// What each worker's span takes, each way, and which is best; numbers the tiles, and says whether all fits.
+/// What the spans of each way come to; numbers their pieces.
+struct SumSpans {
+  static constexpr const char* kLabel = "espalier::StackPlan::sum_spans";
+  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
+  using Sum = Spans;
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return PlaceSpans::items(c); }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
+
+  KOKKOS_FUNCTION static Spans value(const Context& c, std::int32_t i) {
+    const std::int32_t number = i / (c.workers + 1), worker = i % (c.workers + 1);
+    const Cut begin = c.cuts[i], end = c.cuts[worker < c.workers ? i + 1 : i];
+    Spans spans;
+    spans.way = number;
+    if (worker == c.workers) return spans;
+    const std::int64_t time = end.cost - begin.cost + (begin.block > 0 ? c.costs.tile : 0);
+    spans.longest = std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX));
+    spans.partials = std::uint32_t(2 * end.pairs);
+    spans.pieces = Line::pieces(begin, end);
+    return spans;
+  }
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i, const Spans& own, const Spans& before) {
+    c.tiles_before[i] = before.way == own.way ? before.pieces : 0;
+    if (i % (c.workers + 1) == c.workers) c.totals->spans[own.way] = before;
+  }
+  KOKKOS_FUNCTION static void total(const Context&, const Spans&) {}
+};
+
+/// Which way is best, and whether all of a plan that is cut so fits.
 struct ChooseWay {
   static constexpr const char* kLabel = "espalier::StackPlan::choose_way";
-  static constexpr std::int64_t kNanosecond = std::int64_t(kCostsPerMicrosecond) / 1000;  ///< less is no difference
-  using Sum = WaySums;
-  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.workers; }
-  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.workers; }
+  KOKKOS_FUNCTION static std::int32_t items(const Context&) { return 1; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context&) { return 1; }
 
-  KOKKOS_FUNCTION static WaySums value(const Context& c, std::int32_t worker) {
-    WaySums sums;
-    for (std::int32_t number = 0; number < kWays; ++number) {
-      const Cut* const cut = c.cuts + number * (c.workers + 1) + worker;
-      const Cut begin = cut[0], end = cut[1];
-      const std::int64_t time = end.cost - begin.cost + (begin.block > 0 ? c.costs.tile : 0);
-      Spans& spans = sums.way[number];
-      spans.longest = std::uint32_t(Kokkos::min<std::int64_t>(time / kNanosecond, UINT32_MAX));
-      spans.partials = std::uint32_t(2 * end.pairs);
-      spans.pieces = Line::pieces(begin, end);
-    }
-    return sums;
-  }
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t worker, const WaySums&, const WaySums& before) {
-    for (std::int32_t number = 0; number < kWays; ++number)
-      c.tiles_before[number * (c.workers + 1) + worker] = before.way[number].pieces;
-  }
-  KOKKOS_FUNCTION static void total(const Context& c, const WaySums& sums) {
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t) {
     Totals& totals = *c.totals;
     std::int32_t best = 0;
     std::int64_t least = 0;
     for (std::int32_t number = 0; number < kWays; ++number) {
-      c.tiles_before[number * (c.workers + 1) + c.workers] = sums.way[number].pieces;
       const std::int64_t time =
-          predicted(c, sums.way[number]) - (number == kCutAlike ? totals.alike * c.costs.alike : 0);
+          predicted(c, totals.spans[number]) - (number == kCutAlike ? totals.alike * c.costs.alike : 0);
       if (number == 0 || time < least) {
         best = number;
         least = time;
       }
     }
-    const Spans& spans = sums.way[best];
+    const Spans spans = totals.spans[best];
     totals.way = best;
     totals.tiles = spans.pieces;
-    totals.need_segments = totals.all.segments;
-    totals.need_tiles = spans.pieces;
+    const std::int64_t streams = std::int64_t(totals.all.tiles) * c.kv_heads;
+    totals.need_segments = std::int64_t(totals.all.segments) + (totals.all.segments == kTooMany ? 1 : 0);
+    totals.need_tiles = streams < kTooMany - c.workers ? spans.pieces : std::int64_t(kTooMany) + 1;
     totals.need_partials = totals.all.pairs * c.kv_heads;
     if (spans.partials > 0) totals.need_partials += std::int64_t(2) * c.workers * detail::kTilePairs;
     totals.fits = totals.need_segments <= c.segment_capacity && totals.need_tiles <= c.tile_capacity &&
@@ -158,7 +164,7 @@ struct ChooseWay {
  private:
   KOKKOS_FUNCTION static std::int64_t predicted(const Context& c, const Spans& spans) {
     const std::int64_t partials = c.totals->all.pairs * c.kv_heads + spans.partials;
-    return Kokkos::max(spans.longest * kNanosecond, memory_cost(c)) + partials * c.costs.partial +
+    return Kokkos::max(spans.longest * SumSpans::kNanosecond, memory_cost(c)) + partials * c.costs.partial +
            (partials > 0 ? c.costs.merge : 0);
   }
 };
@@ -174,8 +180,9 @@ struct CutTree {
     run.template scan<NumberStacks>();
     run.template scan<SumNodes>();
     run.template scan<SumStacks>();
-    run.template each<PlaceSpans>();
-    run.template scan<ChooseWay>();
+    run.template each<PlaceSpans, FindTurns>();
+    run.template scan<SumSpans>();
+    run.template each<ChooseWay>();
   }
 };
 

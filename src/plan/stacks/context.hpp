@@ -44,22 +44,39 @@ struct alignas(kSumBytes) NodeSums {
   }
 };
 
+inline constexpr std::int32_t kTooMany = INT32_MAX;  ///< or more: what no capacity is enough for
+
+/// The sum of two counts, of which none is negative.
+KOKKOS_INLINE_FUNCTION std::int32_t sum_or_too_many(std::int32_t a, std::int32_t b) {
+  return std::int32_t(Kokkos::min(std::uint32_t(a) + std::uint32_t(b), std::uint32_t(kTooMany)));
+}
+
 /// Sums over the stacks before one.
 struct alignas(kSumBytes) StackSums {
   std::int64_t cost = 0;       ///< of the streams of one KV head
   std::int64_t half_cost = 0;  ///< of their blocks that one half alone sees
   std::int64_t pairs = 0;      ///< of stacks that are merged even where they are not cut
-  std::int32_t tiles = 0;      ///< of pairs
-  std::int32_t segments = 0;   ///< that there is room for
+  std::int32_t tiles = 0;      ///< of pairs; at most kTooMany
+  std::int32_t segments = 0;   ///< that there is room for; at most kTooMany
 
   KOKKOS_FUNCTION StackSums& operator+=(const StackSums& other) {
     cost += other.cost;
     half_cost += other.half_cost;
     pairs += other.pairs;
-    tiles += other.tiles;
-    segments += other.segments;
+    tiles = sum_or_too_many(tiles, other.tiles);
+    segments = sum_or_too_many(segments, other.segments);
     return *this;
   }
+};
+
+enum NodeKind : std::int32_t { kSmall, kBig, kAlone };
+
+/// What those who walk up the tree read of a node, all at once.
+struct alignas(kSumBytes) PathNode {
+  std::int32_t parent;
+  std::int32_t row_begin;
+  std::int32_t tokens;  ///< that any of its rows sees
+  NodeKind kind;
 };
 
 /// Number of what comes before one.
@@ -114,22 +131,20 @@ struct alignas(kSumBytes) Cut {
 /// Ways to cut the line.
 enum WayNumber : std::int32_t { kWhole, kCut, kCutAlike, kWays };
 
-/// What the spans that one way cuts the line into come to.
-struct Spans {
+/// What spans that one way cuts the line into come to. With those of another way: the ones of the way with the greater number,
+/// so that a prefix sum over all ways begins each afresh.
+struct alignas(kSumBytes) Spans {
+  std::int32_t way = 0;
   std::uint32_t longest = 0;   ///< time of a worker, in nanoseconds
   std::uint32_t partials = 0;  ///< of streams that are cut
   std::int32_t pieces = 0;
-};
 
-/// The same for each way.
-struct WaySums {
-  Spans way[kWays];
-
-  KOKKOS_FUNCTION WaySums& operator+=(const WaySums& other) {
-    for (int number = 0; number < kWays; ++number) {
-      way[number].longest = Kokkos::max(way[number].longest, other.way[number].longest);
-      way[number].partials += other.way[number].partials;
-      way[number].pieces += other.way[number].pieces;
+  KOKKOS_FUNCTION Spans& operator+=(const Spans& other) {
+    if (other.way > way) *this = Spans{.way = other.way};
+    if (other.way == way) {
+      longest = Kokkos::max(longest, other.longest);
+      partials += other.partials;
+      pieces += other.pieces;
     }
     return *this;
   }
@@ -142,11 +157,11 @@ struct Totals {
   StackSums all;
   std::int32_t alternate;  ///< 1: every other stack begins with its halves
   std::int32_t alike;      ///< 1: kCutAlike cuts each stream into as many parts
-  std::int32_t way;        ///< the best one
+  Spans spans[kWays];
+  std::int32_t way;  ///< the best one
   std::int32_t tiles;
   std::int64_t need_segments, need_tiles, need_partials;
   std::int32_t fits;
-  std::int32_t filled;  ///< workers whose tiles are written
 };
 
 inline constexpr std::int64_t kSmallTree = 6000;  ///< nodes and rows, together, that a small tree has at most
@@ -166,8 +181,9 @@ struct Context {
   std::int64_t segment_capacity, tile_capacity, partial_capacity;
 
   Totals* totals;
-  std::int32_t* alone;         // [nodes]  1: has tiles of its own
-  std::int32_t* alone_node;    // [nodes]  those that have
+  std::uint32_t* updates;      // [1]  of this plan, with this one
+  PathNode* path_node;         // [nodes]
+  std::int32_t* alone_node;    // [nodes]  those that have tiles of their own
   NodeSums* before;            // [nodes + 1]
   Unit* unit;                  // [rows]
   std::int32_t* stack_end;     // [rows]  where a stack that began here would end
@@ -179,7 +195,7 @@ struct Context {
   std::uint32_t* inside;       // [rows]  bits of those of a stack's turns that begin inside a node
   Cut* cuts;                   // [kWays * (workers + 1)]  where spans begin, each way
   std::int32_t* tiles_before;  // [kWays * (workers + 1)]
-  std::uint32_t* tile_pairs;   // [tile_capacity]  of the stream's tile of pairs, lo | hi << 16
+  std::uint64_t* tile_pairs;   // [tile_capacity]  TilePairs::stored
   std::int32_t* tile_end;      // [tile_capacity]  slots of the last segment that are the tile's; kOpen: all of them
   std::int32_t* segment_node;  // [segment_capacity]  ~node where the segment does not grow, kNoNode where there is none
 
@@ -206,9 +222,11 @@ struct Context {
 
   /// Tokens of the node that any of its rows sees.
   KOKKOS_FUNCTION std::int32_t seen(std::int32_t node) const {
-    const std::int32_t row_end = tree.row_end[node];
-    if (tree.row_begin[node] == row_end) return 0;
-    return tree.row_node[row_end - 1] == node ? tree.row_visible[row_end - 1] : tree.tokens[node];
+    const std::int32_t row_begin = tree.row_begin[node], row_end = tree.row_end[node], tokens = tree.tokens[node];
+    if (row_begin == row_end) return 0;
+    // Neither waits for the other.
+    const std::int32_t last_node = tree.row_node[row_end - 1], visible = tree.row_visible[row_end - 1];
+    return last_node == node ? visible : tokens;
   }
 
   KOKKOS_FUNCTION std::int32_t stacks() const { return totals->nodes.alone + totals->stacks; }
@@ -216,18 +234,21 @@ struct Context {
   /// Calls visit(node, tokens) for what lies above the small nodes of a stack, from below.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_above(const Stack& s, const Visit& visit) const {
-    if (s.alone != 0) return visit(s.above, seen(s.above));
-    for (std::int32_t node = s.above; node >= 0; node = tree.parent[node]) {
-      const std::int32_t tokens = seen(node);
-      if (alone[node] == 0 && tokens > 0) visit(node, tokens);
+    if (s.alone != 0) return visit(s.above, path_node[s.above].tokens);
+    for (std::int32_t number = s.above; number >= 0;) {
+      const PathNode node = path_node[number];
+      if (node.kind != kAlone && node.tokens > 0) visit(number, node.tokens);
+      number = node.parent;
     }
   }
   /// The same for the small nodes that its middle is inside of.
   template <class Visit>
   KOKKOS_FUNCTION void for_each_inner(const Stack& s, const Visit& visit) const {
-    for (std::int32_t node = s.inner; node >= 0 && !is_big(node); node = tree.parent[node]) {
-      const std::int32_t tokens = seen(node);
-      if (tokens > 0) visit(node, tokens);
+    for (std::int32_t number = s.inner; number >= 0;) {
+      const PathNode node = path_node[number];
+      if (node.kind != kSmall) return;
+      if (node.tokens > 0) visit(number, node.tokens);
+      number = node.parent;
     }
   }
 };

@@ -14,9 +14,13 @@ inline constexpr std::int32_t kNoNode = INT32_MIN;
 struct TilePairs {
   std::int32_t lo, hi;
   KOKKOS_FUNCTION TilePairs(std::int32_t low, std::int32_t high) : lo(low), hi(high) {}
-  KOKKOS_FUNCTION explicit TilePairs(std::uint32_t packed)
-      : lo(std::int32_t(packed & 0xffff)), hi(std::int32_t(packed >> 16)) {}
-  [[nodiscard]] KOKKOS_FUNCTION std::uint32_t packed() const { return std::uint32_t(lo) | (std::uint32_t(hi) << 16); }
+  KOKKOS_FUNCTION explicit TilePairs(std::uint64_t stored)
+      : lo(std::int32_t(stored & 0xffff)), hi(std::int32_t(stored >> 16 & 0xffff)) {}
+  /// As one word that says of which update it is: who waits for it needs no fence.
+  [[nodiscard]] KOKKOS_FUNCTION std::uint64_t stored(std::uint32_t update) const {
+    return std::uint64_t(lo) | std::uint64_t(hi) << 16 | std::uint64_t(update) << 32;
+  }
+  KOKKOS_FUNCTION static bool is_of(std::uint64_t stored, std::uint32_t update) { return stored >> 32 == update; }
 
   /// Those that may see a token between two places of a stack: with none of the big nodes above, these are often few.
   KOKKOS_FUNCTION TilePairs(const Turns& turns, const Stream& stream, const Place& begin, const Place& last)
@@ -27,14 +31,17 @@ struct TilePairs {
     const bool one_turn = begin.half == last.half && begin.turn == last.turn;
     if (begin.half == 0 || one_turn) lo = (c.tree.row_begin[begin.node] - row) * c.group;
     if (last.half == 0 && !one_turn) return;
-    std::int32_t top = last.node;  // nodes above it may lie between the places, too
-    while (is_listed(c, c.tree.parent[top], row)) top = c.tree.parent[top];
-    hi = Kokkos::min(hi, (c.tree.row_end[top] - row) * c.group);
-  }
-
- private:
-  KOKKOS_FUNCTION static bool is_listed(const Context& c, std::int32_t node, std::int32_t row) {
-    return node >= 0 && !c.is_big(node) && !Middle(c, row).is_inside(c, node);
+    // Nodes above the last one may lie between the places, too, if they are small and the middle is not inside of them.
+    const Middle middle(c, row);
+    std::int32_t top_end = c.tree.row_end[last.node];
+    for (std::int32_t above = c.tree.parent[last.node]; above >= 0;) {
+      const PathNode node = c.path_node[above];
+      const std::int32_t row_end = c.tree.row_end[above];
+      if (node.kind != kSmall || middle.is_inside(node.row_begin, row_end)) break;
+      top_end = row_end;
+      above = node.parent;
+    }
+    hi = Kokkos::min(hi, (top_end - row) * c.group);
   }
 };
 
@@ -76,9 +83,9 @@ struct FillTiles {
     else
       tile.partial_begin = std::int32_t(pieces.first_partial(stream, worker, first_slot == 0) + pairs.lo);
     const std::int32_t place = pieces.tile_before[worker] + piece;
+    Kokkos::atomic_store(&c.tile_pairs[place], pairs.stored(pieces.update));
     c.tiles[place] = tile;
     c.tile_end[place] = tile_end;
-    c.tile_pairs[place] = pairs.packed();
   }
 };
 
@@ -89,11 +96,12 @@ struct FillSegments {
   /// Of an alone node, or of a small one that is in a half of its stack: a segment for each turn that it is in.
   KOKKOS_FUNCTION void node(std::int32_t node) const {
     const NodeSums &before = c.before[node], &end = c.before[node + 1];
-    if (end.alone > before.alone) return write(c.stack[before.alone].before.segments, node, 0, c.seen(node), node);
+    if (end.alone > before.alone)
+      return write(c.stack[before.alone].before.segments, node, 0, c.path_node[node].tokens, node);
     if (end.listed == before.listed) return;
     const std::int32_t number = c.totals->nodes.alone + c.stack_of[c.tree.row_begin[node]];
     const Turns turns(c, number);
-    const std::int32_t half = node < turns.s.middle_node ? 0 : 1, tokens = c.seen(node);
+    const std::int32_t half = node < turns.s.middle_node ? 0 : 1, tokens = c.path_node[node].tokens;
     const std::int32_t slot = slots_between(c, turns.first_node(half), node);
     std::int32_t turn = turns.turn_of(half, slot);
     for (std::int32_t token = 0; token < tokens; ++turn) {
@@ -144,7 +152,7 @@ struct FillSegments {
   }
 };
 
-/// Writes a merge list.
+/// Writes a merge list, as soon as the tiles that it is of are known.
 struct FillEntries {
   static constexpr const char* kLabel = "espalier::StackPlan::fill_entries";
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
@@ -152,10 +160,11 @@ struct FillEntries {
   }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return CountEntries::items(c); }
 
-  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list) { write(c, list, c.merge_begin[list]); }
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t list) { write(c, list, c.merge_begin[list], 0); }
 
   /// @param place  of the list's first entry
-  KOKKOS_FUNCTION static void write(const Context& c, std::int32_t list, std::int32_t place) {
+  /// @param guess  which worker a stream may begin in
+  KOKKOS_FUNCTION static void write(const Context& c, std::int32_t list, std::int32_t place, std::int32_t guess) {
     const PairBlock block(c, list / c.kv_heads);
     const Pieces all(c);
     detail::MergeEntry* entry = c.merge_entries + place;
@@ -169,26 +178,26 @@ struct FillEntries {
     };
     block.for_each_stream(list % c.kv_heads, [&](const Stream& stream) {
       const std::int64_t pair_begin = stream.pair_begin(c);
-      const auto add_piece = [&](std::int32_t worker, bool begins, std::uint32_t packed) {
-        const TilePairs pairs(packed);
+      const auto add_piece = [&](std::int32_t worker, bool begins, std::int32_t tile, std::uint64_t stored) {
+        while (!TilePairs::is_of(stored, all.update)) stored = detail::relaxed_load(&c.tile_pairs[tile]);
+        const TilePairs pairs(stored);
         add(all.first_partial(stream, worker, begins) + pairs.lo, pair_begin + pairs.lo, pair_begin + pairs.hi);
       };
-      const std::int32_t first = all.first_worker(stream);
+      const std::int32_t first = all.first_worker(stream, guess);
       bool is_merged = c.stack[stream.number].merged != 0, has_first = false;
       all.for_each_further(stream, first, [&](std::int32_t w, const Pieces::Further& further) {
         constexpr std::int32_t kAtATime = Pieces::kAtATime;
         std::int32_t tiles[kAtATime];
-        std::uint32_t packed[kAtATime];
+        std::uint64_t stored[kAtATime];
         is_merged = is_merged || further.workers != 0;
         if (!is_merged) return;
-        if (!has_first)
-          add_piece(first, true, c.tile_pairs[all.tile_before[first] + stream.stream - all.cut[first].stream]);
+        if (!has_first) add_piece(first, true, all.tile_before[first] + stream.stream - all.cut[first].stream, 0);
         has_first = true;
         for (std::int32_t k = 0; k < kAtATime; ++k) tiles[k] = all.tile_before[Kokkos::min(w + k, c.workers)];
         for (std::int32_t k = 0; k < kAtATime; ++k)
-          packed[k] = (further.workers >> k & 1) != 0 ? c.tile_pairs[tiles[k]] : 0;
+          stored[k] = (further.workers >> k & 1) != 0 ? detail::relaxed_load(&c.tile_pairs[tiles[k]]) : 0;
         for (std::int32_t k = 0; k < kAtATime; ++k)
-          if ((further.workers >> k & 1) != 0) add_piece(w + k, false, packed[k]);
+          if ((further.workers >> k & 1) != 0) add_piece(w + k, false, tiles[k], stored[k]);
       });
     });
     block.for_each_empty([&](std::int64_t pair_begin, std::int64_t pair_end) {
@@ -234,10 +243,6 @@ struct Fill {
     if (team.team_rank() == 0) c.worker[worker] = {begin, end};
     for (std::int32_t piece = team.team_rank(); piece < end - begin; piece += team.team_size())
       FillTiles{c, pieces}(worker, piece);
-    team.team_barrier();
-    if (team.team_rank() != 0) return;
-    Kokkos::memory_fence();
-    Kokkos::atomic_add(&c.totals->filled, 1);
   }
 
   template <class Team>
@@ -246,8 +251,8 @@ struct Fill {
     const std::int32_t lists = c.merge_lists(), of_thread = kMergeShare / team.team_size();
     const std::int32_t begin = Kokkos::min(number * kMergeShare + of_thread * team.team_rank(), lists);
     const std::int32_t end = Kokkos::min(begin + of_thread, lists);
-    std::int32_t own = 0;
-    for (std::int32_t list = begin; list < end; ++list) own += CountEntries::run(c, list);
+    std::int32_t own = 0, first_worker = 0;
+    for (std::int32_t list = begin; list < end; ++list) own += CountEntries::run(c, list, first_worker);
     if constexpr (kWritesLists) {
       std::int64_t place = team.team_scan(own);
       const bool is_last = team.team_rank() == team.team_size() - 1;
@@ -256,29 +261,23 @@ struct Fill {
       if (is_last && number == c.merge_shares() - 1) SumEntries::total(c, {place + own});
       for (std::int32_t list = begin; list < end; ++list) {
         c.merge_begin[list] = std::int32_t(place);
-        if (c.totals->fits != 0) FillEntries::write(c, list, std::int32_t(place));
+        if (c.totals->fits != 0) FillEntries::write(c, list, std::int32_t(place), first_worker);
         place += c.merge_count[list];
       }
     }
   }
 
-  /// Waits for what lies before a share of the merge lists to be counted, and for all tiles.
+  /// Waits for what lies before a share of the merge lists to be counted.
   template <class Team>
   KOKKOS_FUNCTION std::int32_t entries_before(const Team& team, std::int32_t number) const {
     std::int32_t before = 0;
     Kokkos::parallel_reduce(
-        Kokkos::TeamThreadRange(team, number + 1),
+        Kokkos::TeamThreadRange(team, number),
         [&](std::int32_t i, std::int32_t& sum) {
-          if (i < number) {
-            std::int32_t entries = 0;
-            while ((entries = detail::relaxed_load(&c.share_entries[i])) == 0) {
-            }
-            sum += entries - 1;
-          } else {
-            while (detail::relaxed_load(&c.totals->filled) < c.workers) {
-            }
-            Kokkos::memory_fence();
+          std::int32_t entries = 0;
+          while ((entries = detail::relaxed_load(&c.share_entries[i])) == 0) {
           }
+          sum += entries - 1;
         },
         before);
     return before;

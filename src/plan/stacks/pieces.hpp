@@ -38,13 +38,19 @@ struct Pieces {
   const Context& c;
   const Cut* cut;                   ///< [workers + 1]  where spans begin
   const std::int32_t* tile_before;  ///< [workers + 1]
-  KOKKOS_FUNCTION explicit Pieces(const Context& context) : c(context) {
+  std::uint32_t update;             ///< which one this is
+  KOKKOS_FUNCTION explicit Pieces(const Context& context) : c(context), update(*context.updates) {
     const std::int32_t place = c.totals->way * (c.workers + 1);
     cut = c.cuts + place;
     tile_before = c.tiles_before + place;
   }
 
   /// The worker whose span a stream begins in.
+  /// @param guess  one that it may be, looked at first
+  KOKKOS_FUNCTION std::int32_t first_worker(const Stream& stream, std::int32_t guess) const {
+    const bool is_guess = cut[guess].is_at_most(stream.stream) && !cut[guess + 1].is_at_most(stream.stream);
+    return is_guess ? guess : first_worker(stream);
+  }
   KOKKOS_FUNCTION std::int32_t first_worker(const Stream& stream) const {
     return last_where(0, c.workers, [&](std::int32_t w) { return cut[w].is_at_most(stream.stream); });
   }
@@ -116,9 +122,11 @@ struct PairBlock {
       const Stack& s = c.stack[alone + number];
       for_each_tile(alone + number, head, visit);
       if (alone == 0) continue;
-      for (std::int32_t node = s.above; node >= 0; node = c.tree.parent[node]) {
-        if (number > first && c.tree.row_begin[node] < s.row_begin) break;  // and so is all above it
-        if (c.alone[node] != 0) for_each_tile(c.before[node].alone, head, visit);
+      for (std::int32_t above = s.above; above >= 0;) {
+        const PathNode node = c.path_node[above];
+        if (number > first && node.row_begin < s.row_begin) break;  // and so is all above it
+        if (node.kind == kAlone) for_each_tile(c.before[above].alone, head, visit);
+        above = node.parent;
       }
     }
   }
@@ -163,15 +171,17 @@ struct CountEntries {
   KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.merge_lists(); }
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
+  /// @param first_worker  becomes that of the list's last stream
   /// @returns the number of entries
-  KOKKOS_FUNCTION static std::int32_t run(const Context& c, std::int32_t list) {
+  KOKKOS_FUNCTION static std::int32_t run(const Context& c, std::int32_t list, std::int32_t& first_worker) {
     std::int32_t entries = 0;
     if (c.totals->fits != 0) {
       const Pieces all(c);
       const PairBlock block(c, list / c.kv_heads);
       block.for_each_stream(list % c.kv_heads, [&](const Stream& stream) {
         std::int32_t pieces = 1;
-        all.for_each_further(stream, all.first_worker(stream),
+        first_worker = all.first_worker(stream);
+        all.for_each_further(stream, first_worker,
                              [&](std::int32_t, const Pieces::Further& further) { pieces += bits_of(further.workers); });
         // A piece that is all of its stream, which is all that its pairs see, is not merged.
         if (pieces > 1 || c.stack[stream.number].merged != 0) entries += pieces;

@@ -37,10 +37,9 @@ class OnHost {
  public:
   explicit OnHost(const Context& c) : c_(c) {}
 
-  template <class Step>
+  template <class... Steps>
   void each() const {
-    const std::int32_t items = Step::items(c_);
-    for (std::int32_t i = 0; i < items; ++i) Step::run(c_, i);
+    (each_item<Steps>(), ...);
   }
 
   template <class Step>
@@ -56,6 +55,12 @@ class OnHost {
   }
 
  private:
+  template <class Step>
+  void each_item() const {
+    const std::int32_t items = Step::items(c_);
+    for (std::int32_t i = 0; i < items; ++i) Step::run(c_, i);
+  }
+
   const Context& c_;
 };
 
@@ -81,6 +86,21 @@ class OnTeam {
   KOKKOS_FUNCTION void each() const {
     const std::int32_t items = Step::items(c_);
     for (std::int32_t i = team_.team_rank(); i < items; i += team_.team_size()) Step::run(c_, i);
+    team_.team_barrier();
+  }
+  /// Two steps, of which neither needs the other, the dearer one first. The order of threads turns round each time, so that
+  /// those who have more to do the first time have less the second.
+  template <class Step, class Other>
+  KOKKOS_FUNCTION void each() const {
+    const std::int32_t items = Step::items(c_), first = div_up(items, lanes()) * lanes();  // no group has both
+    const std::int32_t all = first + Other::items(c_), threads = team_.team_size(), rank = team_.team_rank();
+    bool turned = false;
+    for (std::int32_t begin = 0; begin < all; begin += threads) {
+      const std::int32_t i = begin + (turned ? threads - 1 - rank : rank);
+      if (i < items) Step::run(c_, i);
+      if (i >= first && i < all) Other::run(c_, i - first);
+      turned = !turned;
+    }
     team_.team_barrier();
   }
 
@@ -214,9 +234,9 @@ class OnInstance {
  public:
   OnInstance(const Exec& exec, const Context& c) : exec_(exec), c_(c) {}
 
-  template <class Step>
+  template <class... Steps>
   void each() const {
-    Kokkos::parallel_for(Step::kLabel, policy(Step::most_items(c_)), LoopKernel<Step>{c_});
+    (Kokkos::parallel_for(Steps::kLabel, policy(Steps::most_items(c_)), LoopKernel<Steps>{c_}), ...);
   }
 
   template <class Step>

@@ -15,7 +15,10 @@ struct FindUnits {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return items(c); }
 
   KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
-    if (i == 0) *c.totals = Totals{};
+    if (i == 0) {
+      *c.totals = Totals{};
+      ++*c.updates;
+    }
     if (c.share_entries != nullptr)
       for (std::int32_t share = i; share < c.merge_shares(); share += items(c)) c.share_entries[share] = 0;
     // What the row and the node need is asked for before anything is written.
@@ -105,8 +108,8 @@ struct Middle {
 
   KOKKOS_FUNCTION Middle(const Context& c, std::int32_t row_begin)
       : last_row(row_begin + c.half_last), row(row_begin + c.half_rows) {}
-  KOKKOS_FUNCTION bool is_inside(const Context& c, std::int32_t node) const {
-    return c.tree.row_begin[node] <= last_row && row < c.tree.row_end[node];
+  KOKKOS_FUNCTION bool is_inside(std::int32_t row_begin, std::int32_t row_end) const {
+    return row_begin <= last_row && row < row_end;
   }
 };
 
@@ -123,9 +126,12 @@ struct SumNodes {
   KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.nodes; }
 
   KOKKOS_FUNCTION static NodeSums measure(const Context& c, std::int32_t node) {
-    const NodeSums sums = sums_of(c, node);
+    const std::int32_t parent = c.tree.parent[node], row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
+    const std::int32_t tokens = c.seen(node);
+    const NodeSums sums = sums_of(c, tokens, row_begin, row_end);
+    const NodeKind kind = sums.alone != 0 ? kAlone : row_end - row_begin > c.small_rows ? kBig : kSmall;
     c.before[node] = sums;
-    c.alone[node] = sums.alone;
+    c.path_node[node] = {parent, row_begin, tokens, kind};
     return sums;
   }
   KOKKOS_FUNCTION static NodeSums value(const Context& c, std::int32_t node) { return c.before[node]; }
@@ -140,15 +146,14 @@ struct SumNodes {
   }
 
  private:
-  KOKKOS_FUNCTION static NodeSums sums_of(const Context& c, std::int32_t node) {
+  KOKKOS_FUNCTION static NodeSums sums_of(const Context& c, std::int32_t tokens, std::int32_t row_begin,
+                                          std::int32_t row_end) {
     NodeSums sums;
-    const std::int32_t tokens = c.seen(node);
     if (tokens == 0) return sums;
     sums.runs = div_up(tokens, detail::kStackSlots);
-    const std::int32_t row_begin = c.tree.row_begin[node], row_end = c.tree.row_end[node];
     const std::int32_t stack = c.stack_of[row_begin];
-    if (!c.is_big(node)) {
-      if (Middle(c, c.stack_row[stack]).is_inside(c, node)) return sums;
+    if (row_end - row_begin <= c.small_rows) {
+      if (Middle(c, c.stack_row[stack]).is_inside(row_begin, row_end)) return sums;
       sums.listed = 1;
       sums.slots = detail::stack_slots(tokens);
       return sums;
@@ -247,7 +252,7 @@ struct SumStacks {
     s.above = node;
     s.alone = s.merged = 1;
     s.above_segments = 1;
-    s.above_slots = detail::stack_slots(c.seen(node));
+    s.above_slots = detail::stack_slots(c.path_node[node].tokens);
     s.inner = -1;
     s.first_node = s.middle_node = s.end_node = node;
     s.turn_slots = detail::kTileSlots;
@@ -260,14 +265,15 @@ struct SumStacks {
     s.row_end = c.stack_row[number + 1];
     s.above = c.unit[s.row_begin].above;
     find_small_nodes(c, s);
-    for (std::int32_t node = s.above; node >= 0; node = c.tree.parent[node]) {
-      const std::int32_t tokens = c.seen(node);
-      if (c.alone[node] != 0) {
+    for (std::int32_t number_of_node = s.above; number_of_node >= 0;) {
+      const PathNode node = c.path_node[number_of_node];
+      if (node.kind == kAlone) {
         s.merged = 1;
-      } else if (tokens > 0) {
+      } else if (node.tokens > 0) {
         ++s.above_segments;
-        s.above_slots += detail::stack_slots(tokens);
+        s.above_slots += detail::stack_slots(node.tokens);
       }
+      number_of_node = node.parent;
     }
     c.for_each_inner(s, [&](std::int32_t, std::int32_t tokens) {
       ++s.inner_segments;
@@ -302,18 +308,20 @@ struct SumStacks {
     s.inner = -1;
     const Middle middle(c, s.row_begin);
     if (middle.row >= s.row_end) return;
-    // From the node of the row behind the middle up: first those that begin there, then those that began before.
-    std::int32_t node = c.tree.row_node[middle.row];
-    if (c.is_big(node)) {
-      s.middle_node = node + 1;  // only rows of that node are in front of it, and small nodes behind it
-      return;
+    // From the node of the row behind the middle up: first those that begin there, then those that began before. A big node:
+    // only rows of it are in front of it, and small nodes behind it.
+    std::int32_t number = c.tree.row_node[middle.row];
+    s.middle_node = number + 1;
+    while (number >= 0) {
+      const PathNode node = c.path_node[number];
+      if (node.kind != kSmall) return;
+      if (node.row_begin <= middle.last_row) {
+        s.inner = number;
+        return;
+      }
+      s.middle_node = number;
+      number = node.parent;
     }
-    s.middle_node = node + 1;
-    while (node >= 0 && !c.is_big(node) && c.tree.row_begin[node] > middle.last_row) {
-      s.middle_node = node;
-      node = c.tree.parent[node];
-    }
-    if (node >= 0 && !c.is_big(node)) s.inner = node;
   }
 };
 

@@ -17,16 +17,17 @@ struct Storage {
   using Array = Kokkos::View<T*, Memory>;
 
   Array<Totals> totals;
-  Array<std::int32_t> alone, alone_node;
+  Array<PathNode> path_node;
+  Array<std::int32_t> alone_node;
   Array<NodeSums> before;
   Array<Unit> unit;
   Array<std::int32_t> stack_end, begins, stack_of, stack_row;
   Array<Stack> stack;
   Array<std::int32_t> turn_node;
-  Array<std::uint32_t> inside;
+  Array<std::uint32_t> inside, updates;
   Array<Cut> cuts;
   Array<std::int32_t> tiles_before, tile_end, segment_node;
-  Array<std::uint32_t> tile_pairs;
+  Array<std::uint64_t> tile_pairs;
   Array<detail::FusedPlanHeader> header;
   Array<detail::FusedSegment> segments;
   Array<detail::FusedTile> tiles;
@@ -45,8 +46,12 @@ struct Storage {
     const std::int64_t nodes = capacity.nodes, rows = capacity.rows, workers = config.workers;
     const std::int64_t group = config.heads.group(), kv_heads = config.heads.kv_heads;
     const std::int64_t merge_lists = div_up(rows * group, std::int64_t(detail::kMergePairs)) * kv_heads;
+    const auto clear = [&](auto& view, const char* label, std::int64_t count) {
+      view = std::decay_t<decltype(view)>(Kokkos::view_alloc(exec, std::string(label)), std::size_t(count));
+    };
     allocate(totals, "espalier::StackPlan::totals", 1);
-    allocate(alone, "espalier::StackPlan::alone", nodes);
+    clear(updates, "espalier::StackPlan::updates", 1);
+    allocate(path_node, "espalier::StackPlan::path_node", nodes);
     allocate(alone_node, "espalier::StackPlan::alone_node", nodes);
     allocate(before, "espalier::StackPlan::before", nodes + 1);
     allocate(unit, "espalier::StackPlan::unit", rows);
@@ -64,7 +69,7 @@ struct Storage {
     allocate(merge_count, "espalier::StackPlan::merge_count", merge_lists);
     allocate(share_entries, "espalier::StackPlan::share_entries", merge_lists / kMergeShare + 1);
     allocate(merge_begin, "espalier::StackPlan::merge_begin", merge_lists + 1);
-    allocate(tile_pairs, "espalier::StackPlan::tile_pairs", most_tiles);
+    clear(tile_pairs, "espalier::StackPlan::tile_pairs", most_tiles);
     allocate(tile_end, "espalier::StackPlan::tile_end", most_tiles);
     allocate(segment_node, "espalier::StackPlan::segment_node", most_segments);
     allocate(header, "espalier::StackPlan::header", 1);
@@ -91,7 +96,8 @@ struct Storage {
     c.tile_capacity = config.capacity.tiles;
     c.partial_capacity = std::int64_t(config.capacity.partials) * c.group;
     c.totals = totals.data();
-    c.alone = alone.data();
+    c.updates = updates.data();
+    c.path_node = path_node.data();
     c.alone_node = alone_node.data();
     c.before = before.data();
     c.unit = unit.data();

@@ -83,10 +83,15 @@ struct Turns {
     return shared_segments() + (halves_first ? segments_of_halves() : 0);
   }
   KOKKOS_FUNCTION std::int32_t segments() const { return shared_segments() + segments_of_halves(); }
+};
 
-  /// Finds the node that a turn begins in.
-  /// @param i  of all stacks of units first the halves' first turns, which most have, and then the second ones
-  KOKKOS_FUNCTION static void find(const Context& c, std::int32_t i) {
+/// The nodes that turns begin in: of all stacks of units first the halves' first turns, which most have, and then the second ones.
+struct FindTurns {
+  static constexpr const char* kLabel = "espalier::StackPlan::find_turns";
+  KOKKOS_FUNCTION static std::int32_t items(const Context& c) { return c.totals->stacks * Turns::kOfStack; }
+  KOKKOS_FUNCTION static std::int32_t most_items(const Context& c) { return c.tree.rows * Turns::kOfStack; }
+
+  KOKKOS_FUNCTION static void run(const Context& c, std::int32_t i) {
     const std::int32_t halves = 2 * c.totals->stacks, turn = i / halves, stack = i % halves / 2, half = i % 2;
     const Turns turns(c, c.totals->nodes.alone + stack);
     if (turn >= turns.count(half)) return;

@@ -14,11 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "espalier/device_order.hpp"
 #include "espalier/plan.hpp"
 #include "perf/attention_data.hpp"
+#include "perf/described_tree.hpp"
 #include "support/captured.hpp"
-#include "support/execution_spaces.hpp"
 
 namespace {
 
@@ -95,27 +94,10 @@ void grow(benchmark::State& state, const std::string& workload, PlanStrategy str
 
 void derive(benchmark::State& state, const std::string& workload, PlanStrategy strategy) {
   PlanSetup setup(workload, strategy);
-  std::vector<std::int32_t> parent, tokens, row_node, row_visible, first_block, first_offset, block_table;
-  for (const espalier::NodeSpec& node : setup.input.nodes) {
-    parent.push_back(node.parent);
-    tokens.push_back(node.tokens);
-    first_block.push_back(std::int32_t(block_table.size()));
-    first_offset.push_back(0);
-    for (std::int32_t t = 0; t < node.tokens; t += kBlockTokens)
-      block_table.push_back(std::int32_t(block_table.size()));
-  }
-  for (const espalier::RowSpec& row : setup.input.rows) {
-    row_node.push_back(row.node);
-    row_visible.push_back(row.visible);
-  }
-  using espalier::test::to_view;
-  const std::vector<Kokkos::View<std::int32_t*, Exec::memory_space>> views{
-      to_view<Exec>(parent),   to_view<Exec>(tokens),      to_view<Exec>(first_block), to_view<Exec>(first_offset),
-      to_view<Exec>(row_node), to_view<Exec>(row_visible), to_view<Exec>(block_table)};
-  const espalier::DeviceTree<Exec> described{views[0], views[1], views[2], views[3], views[4], views[5], views[6]};
+  const espalier::perf::DescribedTree<Exec> described(setup.input.nodes, setup.input.rows, kBlockTokens);
   espalier::DeviceOrder<Exec> order(setup.exec, setup.snapshot.nodes(), setup.snapshot.rows());
   time_calls(state, setup.exec, [&] {
-    order.update(setup.exec, described, kBlockTokens, setup.tree);
+    order.update(setup.exec, described.view(), kBlockTokens, setup.tree);
     setup.plan.update(setup.exec, setup.tree);
   });
   static_cast<void>(order.report(setup.exec));

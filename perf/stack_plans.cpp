@@ -1,6 +1,6 @@
-// The planner of the fused kernels. How long update and grow take, on a GPU inside a captured graph; the device's plan is
-// compared with that of one host thread, bit by bit. With --compare, instead: what its plans and those of the host reference are
-// predicted to take, by one formula, on the 20 workloads of perf/results/h200.csv.
+// The planner of the fused kernels. How long update and grow take, and update behind the derivation of the tree's order, on a GPU
+// inside a captured graph; the device's plan is compared with that of one host thread, bit by bit. With --compare, instead: what
+// its plans and those of the host reference are predicted to take, by one formula, on the 20 workloads of perf/results/h200.csv.
 //
 //   espalier_stack_plans [--compare | TREE...]
 
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "espalier/tree_arrays.hpp"
+#include "perf/described_tree.hpp"
 #include "perf/gpu/fused_planner.hpp"
 #include "plan/stacks/halves.hpp"
 #include "plan/stacks/stack_plan.hpp"
@@ -92,13 +93,18 @@ FusedPlanArrays arrays_of(const FusedPlan& plan) {
   return a;
 }
 
-TreeSnapshot snapshot_of(const Workload& w, int block_tokens) {
+constexpr int kBlockTokens = 32;
+
+struct Input {
   std::vector<espalier::NodeSpec> nodes;
   std::vector<espalier::RowSpec> rows;
-  for (const auto& node : w.nodes) nodes.push_back({node.parent, node.tokens});
-  for (const auto& row : w.rows) rows.push_back({row.node, row.visible});
-  return make_snapshot(nodes, rows, block_tokens);
-}
+
+  explicit Input(const Workload& workload) {
+    for (const auto& node : workload.nodes) nodes.push_back({node.parent, node.tokens});
+    for (const auto& row : workload.rows) rows.push_back({row.node, row.visible});
+  }
+  [[nodiscard]] TreeSnapshot snapshot() const { return make_snapshot(nodes, rows, kBlockTokens); }
+};
 
 PlanConfig config_of(const TreeSnapshot& snapshot, int query_heads, int kv_heads) {
   PlanConfig config;
@@ -112,7 +118,7 @@ PlanConfig config_of(const TreeSnapshot& snapshot, int query_heads, int kv_heads
 void compare(const Problem& problem) {
   using Exec = Kokkos::DefaultHostExecutionSpace;
   const Workload workload = make_workload(problem.workload);
-  const TreeSnapshot snapshot = snapshot_of(workload, 32);
+  const TreeSnapshot snapshot = Input(workload).snapshot();
   const Exec exec;
   const PlanConfig config = config_of(snapshot, problem.query_heads, problem.kv_heads);
   plan::StackPlan<Exec> plan(exec, config);
@@ -153,7 +159,8 @@ double time_calls(const Exec& exec, const std::function<void()>& body) {
 void time_plans(const std::string& name) {
   using Exec = Kokkos::DefaultExecutionSpace;
   using Host = Kokkos::DefaultHostExecutionSpace;
-  const TreeSnapshot snapshot = snapshot_of(make_workload(name), 32);
+  const Input input(make_workload(name));
+  const TreeSnapshot snapshot = input.snapshot();
   PlanConfig config = config_of(snapshot, 32, 8);
   const Host host;
   config.capacity = plan::StackPlan<Host>::required_capacity(snapshot, config, host);
@@ -164,16 +171,26 @@ void time_plans(const std::string& name) {
 
   const Exec exec = test::capturing_instance<Exec>();
   plan::StackPlan<Exec> plan(exec, config);
-  const TreeArrays<Exec> tree(exec, snapshot);
+  TreeArrays<Exec> tree(exec, snapshot);
+  const auto says = [&] {
+    return fused_plan_arrays(exec, plan.view(), config.heads) == wanted ? "" : " (NOT the host's plan)";
+  };
   std::printf("%-60s %6d / %6d:", name.c_str(), snapshot.nodes(), snapshot.rows());
   for (const auto& [runner, label] :
        {std::pair{plan::StackRunner::by_size, "update"}, std::pair{plan::StackRunner::one_team, "one team"},
         std::pair{plan::StackRunner::device, "kernels"}}) {
     if (runner == plan::StackRunner::one_team && snapshot.nodes() > 20000) continue;
     const double us = time_calls(exec, [&] { plan.update(exec, tree.view(), runner); });
-    const bool same = fused_plan_arrays(exec, plan.view(), config.heads) == wanted;
-    std::printf(" %s %.1f us%s,", label, us, same ? "" : " (NOT the host's plan)");
+    std::printf(" %s %.1f us%s,", label, us, says());
   }
+  const DescribedTree<Exec> described(input.nodes, input.rows, kBlockTokens);
+  DeviceOrder<Exec> order(exec, snapshot.nodes(), snapshot.rows());
+  const double derived = time_calls(exec, [&] {
+    order.update(exec, described.view(), kBlockTokens, tree);
+    plan.update(exec, tree.view());
+  });
+  static_cast<void>(order.report(exec));  // throws if the description was wrong
+  std::printf(" derived and updated %.1f us%s,", derived, says());
   std::printf(" grow %.1f us\n", time_calls(exec, [&] { plan.grow(exec, tree.view()); }));
   std::fflush(stdout);
 }

@@ -12,4 +12,11 @@ KOKKOS_FUNCTION T relaxed_load(const T* place) {
   KOKKOS_IF_ON_HOST((return Kokkos::atomic_load(place);))
 }
 
+/// What another thread may be reading.
+template <class T>
+KOKKOS_FUNCTION void relaxed_store(T* place, T value) {
+  KOKKOS_IF_ON_DEVICE((*static_cast<volatile T*>(place) = value;))
+  KOKKOS_IF_ON_HOST((Kokkos::atomic_store(place, value);))
+}
+
 }  // namespace espalier::detail

@@ -121,12 +121,11 @@ void BlockTableReader<Exec>::update(const Exec& exec, const BlockTables<Exec>& t
           "BlockTableReader::update: the tree has at least 1 node, its arrays have room for 0");
 
   const Tables c = impl_->context(tables, tree);
-  Kokkos::parallel_for(Clear::kLabel, over(exec, Clear::items(c)), Each<Clear>::Kernel<Tables>{c});
+  Each<Clear>::on_grid(exec, c);
   run_lists<CheckTables>(exec, c.rows, c);
   run_lists<RegisterGaps>(exec, c.rows, c);
   run_lists<FindChains>(exec, c.rows, c);
-  run_program<TableSteps>(exec, "espalier::BlockTableReader::tree", 2 * std::int64_t{c.rows}, c);
-  run_lists<CopyChains>(exec, c.rows, c);
+  run_and_copy<TableSteps, ChainBlocks>(exec, "espalier::BlockTableReader::tree", 2 * std::int64_t{c.rows}, c);
 }
 
 template <ExecutionSpace Exec>

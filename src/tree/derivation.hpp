@@ -45,6 +45,7 @@ class Derivation {
         keys_(allocate<std::uint64_t>(exec, "espalier::Derivation::keys", 2 * sorted)),
         items_(allocate<std::int32_t>(exec, "espalier::Derivation::items", 2 * sorted)),
         hops_(allocate<Hop>(exec, "espalier::Derivation::hops", 4 * nodes)),
+        list_places_(Kokkos::view_alloc(exec, "espalier::Derivation::list_places"), nodes),
         nodes_(nodes),
         sorted_(sorted) {}
 
@@ -63,6 +64,7 @@ class Derivation {
     line.sort = {keys_.data(), keys_.data() + sorted_, items_.data(), items_.data() + sorted_};
     line.hops_a = hops_.data();
     line.hops_b = hops_.data() + 2 * nodes_;
+    line.list_places = list_places_.data();
     updated_ = true;
     rows_ = rows;
     block_tokens_ = block_tokens;
@@ -128,10 +130,11 @@ class Derivation {
                  function, ": ", text.str());
   }
 
-  Kokkos::View<Status*, Memory> status_;       // [1]
-  Kokkos::View<std::uint64_t*, Memory> keys_;  // [2 * sorted]
-  Kokkos::View<std::int32_t*, Memory> items_;  // [2 * sorted]
-  Kokkos::View<Hop*, Memory> hops_;            // [2 * 2 * nodes]
+  Kokkos::View<Status*, Memory> status_;             // [1]
+  Kokkos::View<std::uint64_t*, Memory> keys_;        // [2 * sorted]
+  Kokkos::View<std::int32_t*, Memory> items_;        // [2 * sorted]
+  Kokkos::View<Hop*, Memory> hops_;                  // [2 * 2 * nodes]
+  Kokkos::View<std::int32_t*, Memory> list_places_;  // [nodes]  0 between updates
   std::size_t nodes_;
   std::size_t sorted_;
 

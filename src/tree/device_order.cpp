@@ -49,12 +49,7 @@ struct Check {
   KOKKOS_FUNCTION static std::int32_t items(const Described& c) { return c.max_nodes > c.rows ? c.max_nodes : c.rows; }
 
   KOKKOS_FUNCTION static void run(const Described& c, std::int32_t i) {
-    if (i < c.max_nodes) {
-      if (c.parent[i] < -1 || c.parent[i] >= i) c.status->report(Fault::parent, i);
-      if (c.tokens[i] < 0) c.status->report(Fault::tokens, i);
-      if (c.tokens[i] > 0 && !place_is_valid(c, i)) c.status->report(Fault::place, i);
-      c.hops_a[i] = {c.leave(i), 1};
-    }
+    if (i < c.max_nodes) check_node(c, i);
     if (i < c.rows) {
       const std::int32_t node = c.row_node[i];
       if (node < 0 || node >= c.max_nodes) {
@@ -66,9 +61,16 @@ struct Check {
   }
 
  private:
-  KOKKOS_FUNCTION static bool place_is_valid(const Described& c, std::int32_t node) {
-    return c.first_offset[node] >= 0 && c.first_offset[node] < c.block_tokens && c.first_block[node] >= 0 &&
-           c.first_block[node] + c.blocks_of(node) <= c.block_table_entries;
+  KOKKOS_FUNCTION static void check_node(const Described& c, std::int32_t node) {
+    const std::int32_t parent = c.parent[node], tokens = c.tokens[node];  // loads that do not wait for each other
+    const std::int32_t first_block = c.first_block[node], first_offset = c.first_offset[node];
+    c.hops_a[node] = {c.leave(node), 1};
+    if (parent < -1 || parent >= node) c.status->report(Fault::parent, node);
+    if (tokens < 0) c.status->report(Fault::tokens, node);
+    if (tokens <= 0) return;
+    const bool is_valid = 0 <= first_offset && first_offset < c.block_tokens && first_block >= 0 &&
+                          first_block + c.blocks_for(first_offset, tokens) <= c.block_table_entries;
+    if (!is_valid) c.status->report(Fault::place, node);
   }
 };
 
@@ -98,21 +100,25 @@ struct Link {
   }
 };
 
-/// Copies each node's entries of the block table.
-struct CopyBlocks {
+/// Each node's entries of the block table.
+struct NodeBlocks {
   static constexpr const char* kLabel = "espalier::DeviceOrder::block_table";
+  static constexpr bool kKnownBefore = true;
+  KOKKOS_FUNCTION static std::int32_t items(const Described& c) { return c.max_nodes; }
 
-  template <class Team>
-  KOKKOS_FUNCTION static void run(const Described& c, const Team& team, std::int32_t node) {
-    const auto blocks = std::int32_t(c.blocks_of(node));
-    if (blocks == 0) return;
-    const std::int32_t* from = c.block_table + c.first_block[node];
-    std::int32_t* to = c.target.block_table + c.target.first_block[Jump::position(c, node)];
-    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, blocks), [&](std::int32_t i) { to[i] = from[i]; });
+  KOKKOS_FUNCTION static const std::int32_t* source(const Described& c, std::int32_t node) {
+    return c.block_table + c.first_block[node];
+  }
+  KOKKOS_FUNCTION static std::int32_t length(const Described& c, std::int32_t node) {
+    return std::int32_t(c.blocks_of(node));
+  }
+  KOKKOS_FUNCTION static std::int32_t place(const Described& c, std::int32_t node) {
+    return c.tokens[node] == 0 ? kNowhere : c.target.first_block[Jump::position(c, node)];
   }
 };
 
-struct OrderSteps : Program<Each<Reset>, Each<Check>, Sorting<SiblingOrder>::Steps, Each<Link>, LineSteps> {};
+struct OrderSteps : Program<Each<Reset>, Each<Check>, Sorting<SiblingOrder>::Steps, Each<Link>, LineSteps<NodeBlocks>> {
+};
 
 template <class View>
 void expects_extent(const View& view, std::size_t extent, const char* name, const char* what) {
@@ -181,8 +187,7 @@ void DeviceOrder<Exec>::update(const Exec& exec, const DeviceTree<Exec>& describ
   c.block_table = described.block_table.data();
   if (described.row_visible.extent(0) == 0) c.row_visible = nullptr;
 
-  run_program<OrderSteps>(exec, "espalier::DeviceOrder::update", std::int64_t(std::max(nodes, rows)), c);
-  run_lists<CopyBlocks>(exec, c.max_nodes, c);
+  run_and_copy<OrderSteps, NodeBlocks>(exec, "espalier::DeviceOrder::update", std::int64_t(std::max(nodes, rows)), c);
 }
 
 template <ExecutionSpace Exec>

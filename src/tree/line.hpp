@@ -4,6 +4,7 @@
 #include <Kokkos_Core.hpp>
 #include <cstdint>
 
+#include "copy_lists.hpp"
 #include "espalier/tree_arrays.hpp"
 #include "program.hpp"
 #include "relaxed_load.hpp"
@@ -90,6 +91,7 @@ struct Line {
   SortBuffers sort;
   Hop* hops_a;  // [2 * max_nodes]
   Hop* hops_b;
+  std::int32_t* list_places;  ///< of the lists that make up the block table; see copy_lists.hpp
   detail::TreeTarget target;
 
   KOKKOS_FUNCTION bool failed() const { return detail::relaxed_load(&status->failed) != 0; }
@@ -101,7 +103,13 @@ struct Line {
   }
   KOKKOS_FUNCTION std::int64_t blocks_of(std::int32_t node) const {
     if (tokens[node] == 0) return 0;
-    return (std::int64_t{offset_of(node)} + tokens[node] + block_tokens - 1) / block_tokens;
+    return blocks_for(offset_of(node), tokens[node]);
+  }
+  /// @param offset  of the first token in its block, below block_tokens
+  KOKKOS_FUNCTION std::int64_t blocks_for(std::int32_t offset, std::int32_t node_tokens) const {
+    static_assert(3 * std::int64_t{kMaxBlockTokens} < kInt32Max);  // divisions of 64 bits take many instructions
+    const auto size = std::uint32_t(block_tokens);
+    return (std::uint32_t(offset) + std::uint32_t(node_tokens) + size - 1) / size;
   }
 };
 
@@ -113,9 +121,8 @@ struct Jump {
   KOKKOS_FUNCTION static std::int32_t items(const Line& c) { return 2 * c.max_nodes; }
 
   KOKKOS_FUNCTION static std::int32_t passes(const Line& c) {
-    std::int32_t passes = 0;
-    for (std::int64_t reach = 1; reach < items(c); reach *= kReach) ++passes;
-    return passes;
+    static_assert(kReach == 4);
+    return items(c) <= 1 ? 0 : (bit_width(std::uint32_t(items(c) - 1)) + 1) / 2;
   }
 
   KOKKOS_FUNCTION static Hop* buffer(const Line& c, std::int32_t pass) { return pass % 2 == 0 ? c.hops_a : c.hops_b; }
@@ -179,16 +186,19 @@ struct RankEvents {
   template <class Team>
   KOKKOS_FUNCTION static void jump_in_scratch(const Team& team, const Line& c) {
     if (c.failed()) return;
-    const std::int32_t events = Jump::items(c), passes = Jump::passes(c);
+    const std::int32_t events = Jump::items(c), passes = Jump::passes(c), nodes = c.status->nodes;
     auto* hops = static_cast<Hop*>(
         team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(std::size_t(events) * sizeof(Hop)), alignof(Hop)));
+    bool is_own[kMostEvents];
     Hop own[kMostEvents] = {};
     const auto for_each_own = [&](const auto& visit) {
-      for (int i = 0; i < kMostEvents; ++i) {
-        const std::int32_t event = team.team_rank() + i * team.team_size();
-        if (event < events && event % c.max_nodes < c.status->nodes) visit(event, own[i]);
-      }
+      for (int i = 0; i < kMostEvents; ++i)
+        if (is_own[i]) visit(team.team_rank() + i * team.team_size(), own[i]);
     };
+    for (int i = 0; i < kMostEvents; ++i) {
+      const std::int32_t event = team.team_rank() + i * team.team_size();
+      is_own[i] = event < events && (event < c.max_nodes ? event : event - c.max_nodes) < nodes;
+    }
     for_each_own([&](std::int32_t event, Hop& hop) { hop = c.hops_a[event]; });
     for (std::int32_t pass = 0; pass < passes; ++pass) {
       for_each_own([&](std::int32_t event, Hop& hop) { hops[event] = hop; });
@@ -255,7 +265,7 @@ struct RowOrder {
   }
 };
 
-/// The sorted rows, and those below each node.
+/// The sorted rows, and where those below each node begin.
 struct PlaceRows {
   static constexpr const char* kLabel = "espalier::DeviceOrder::place_rows";
   KOKKOS_FUNCTION static std::int32_t items(const Line& c) { return c.target_nodes > c.rows ? c.target_nodes : c.rows; }
@@ -267,18 +277,12 @@ struct PlaceRows {
       c.target.row_visible[i] = std::int32_t(sorted.keys[i] & 0xffffffff);
       c.target.row_index[i] = sorted.items[i];
     }
-    if (i < c.status->nodes) {
-      const auto first_of = [&](std::int32_t position, std::int32_t begin) {
-        return lower_bound(sorted.keys, begin, c.rows, RowOrder::key_of(position, 0));
-      };
-      const std::int32_t begin = first_of(i, 0);
-      c.target.row_begin[i] = begin;
-      c.target.row_end[i] = first_of(c.target.subtree_end[i], begin);
-    }
+    if (i < c.status->nodes) c.target.row_begin[i] = lower_bound(sorted.keys, 0, c.rows, RowOrder::key_of(i, 0));
   }
 };
 
-/// Nodes behind the real ones become empty roots. A derivation that failed becomes a tree whose rows see nothing.
+/// Rows below a node end where those of the node behind its subtree begin. Nodes behind the real ones become empty roots. A
+/// derivation that failed becomes a tree whose rows see nothing.
 struct Finish {
   static constexpr const char* kLabel = "espalier::DeviceOrder::finish";
   using Always = void;
@@ -292,7 +296,10 @@ struct Finish {
     const bool failed = c.failed();
     const std::int32_t nodes = !failed ? c.status->nodes : c.rows > 0 ? 1 : 0;
     const auto blocks = failed ? 0 : std::int32_t(c.status->blocks);
-    if (i < c.target_nodes && (failed || i >= nodes)) {
+    if (i < nodes && !failed) {
+      const std::int32_t end = c.target.subtree_end[i];
+      c.target.row_end[i] = end < nodes ? c.target.row_begin[end] : c.rows;
+    } else if (i < c.target_nodes) {
       const bool holds_rows = i < nodes;
       c.target.parent[i] = -1;
       c.target.tokens[i] = 0;
@@ -318,8 +325,10 @@ struct Finish {
   }
 };
 
-/// From linked nodes to the tree, but for the entries of its block table.
-struct LineSteps
-    : Program<RankEvents, Each<Place>, Scan<PlaceBlocks>, Sorting<RowOrder>::Steps, Each<PlaceRows>, Each<Finish>> {};
+/// From linked nodes to the tree.
+/// @tparam Lists  that make up its block table, each the blocks of a node or of nodes that follow each other
+template <class Lists>
+struct LineSteps : Program<RankEvents, Each<Place>, Scan<PlaceBlocks>, Each<TellPlaces<Lists>, Sorting<RowOrder>::Keys>,
+                           Sorting<RowOrder>::OfKeys, Each<PlaceRows>, Each<Finish>> {};
 
 }  // namespace espalier::derive

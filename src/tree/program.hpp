@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "team_sums.hpp"
+
 namespace espalier::derive {
 
 template <class Exec>
@@ -42,14 +44,14 @@ auto over(const Exec& exec, std::int32_t items) {
 /// Teams of kThreads on a GPU, of one thread on a host.
 template <int kThreads, class Exec>
 auto teams(const Exec& exec, std::int32_t league) {
-  constexpr int kTeamThreads = kRunsOnHost<Exec> ? 1 : kThreads;
-  return light(Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kThreads, 1>>(exec, league, kTeamThreads));
+  constexpr int kSize = kRunsOnHost<Exec> ? 1 : kThreads;
+  return light(Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kThreads, 1>>(exec, league, kSize));
 }
 
-/// A loop: run(context, i) for every item, in any order.
-template <class Step>
+/// Loops: run(context, i) for every item of each step, in any order. No step needs another one of them.
+template <class... Steps>
 struct Each {
-  template <class Context>
+  template <class Step, class Context>
   struct Kernel {
     Context context;
     KOKKOS_FUNCTION void operator()(std::int32_t i) const {
@@ -59,14 +61,20 @@ struct Each {
 
   template <class Team, class Context>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
-    const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
-    for (std::int32_t i = team.team_rank(); i < items; i += team.team_size()) Step::run(context, i);
+    (loop<Steps>(team, context), ...);
     team.team_barrier();
   }
 
   template <class Exec, class Context>
   static void on_grid(const Exec& exec, const Context& context) {
-    Kokkos::parallel_for(Step::kLabel, over(exec, Step::items(context)), Kernel<Context>{context});
+    (Kokkos::parallel_for(Steps::kLabel, over(exec, Steps::items(context)), Kernel<Steps, Context>{context}), ...);
+  }
+
+ private:
+  template <class Step, class Team, class Context>
+  KOKKOS_FUNCTION static void loop(const Team& team, const Context& context) {
+    const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
+    for (std::int32_t i = team.team_rank(); i < items; i += team.team_size()) Step::run(context, i);
   }
 };
 
@@ -114,6 +122,11 @@ struct Sums {
   }
 };
 
+inline constexpr int kTeamThreads = 1024;
+
+template <class Team>
+using StepSums = TeamSums<Team, kTeamThreads, sizeof(Sums)>;
+
 /// An exclusive prefix sum: run(context, i, before) for every item, where `before` is the sum of value(context, j) of
 /// all j < i; then total(context, sum) once.
 template <class Step>
@@ -136,21 +149,12 @@ struct Scan {
 
   template <class Team, class Context>
   KOKKOS_FUNCTION static void on_team(const Team& team, const Context& context) {
-    // Every thread takes a run of neighbouring items.
     const std::int32_t items = runs<Step>(context) ? Step::items(context) : 0;
-    const std::int32_t share = (items + team.team_size() - 1) / team.team_size();
-    const std::int32_t begin = share * team.team_rank() < items ? share * team.team_rank() : items;
-    const std::int32_t end = items - begin < share ? items : begin + share;
-    Sums own;
-    for (std::int32_t i = begin; i < end; ++i) own += Step::value(context, i);
-    Sums before{team.team_scan(own.first), team.team_scan(own.second)};
-    for (std::int32_t i = begin; i < end; ++i) {
-      const Sums value = Step::value(context, i);
-      Step::run(context, i, before);
-      before += value;
-    }
-    if (items > 0 && team.team_rank() == team.team_size() - 1) Step::total(context, before);
-    team.team_barrier();
+    if (items == 0) return;
+    const auto value = [&](std::int32_t i) { return Step::value(context, i); };
+    StepSums<Team>(team).template prefix_sums<Sums>(
+        items, value, value, [&](std::int32_t i, const Sums&, const Sums& before) { Step::run(context, i, before); },
+        [&](const Sums& sums) { Step::total(context, sums); });
   }
 
   template <class Exec, class Context>
@@ -198,11 +202,15 @@ struct TeamKernel {
   }
 };
 
+template <class Exec, class Kernel>
+void run_teams(const Exec& exec, const char* label, std::int32_t league, const Kernel& kernel) {
+  const auto scratch = Kokkos::PerTeam(int(Kernel::kScratchBytes));
+  Kokkos::parallel_for(label, teams<kTeamThreads>(exec, league).set_scratch_size(0, scratch), kernel);
+}
+
 template <class Steps, class Exec, class Context>
 void run_on_one_team(const Exec& exec, const char* label, const Context& context) {
-  using Kernel = TeamKernel<Steps, Context>;
-  Kokkos::parallel_for(label, teams<1024>(exec, 1).set_scratch_size(0, Kokkos::PerTeam(int(Kernel::kScratchBytes))),
-                       Kernel{context});
+  run_teams(exec, label, 1, TeamKernel<Steps, Context>{context});
 }
 
 /// @param items  of the largest step

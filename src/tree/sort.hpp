@@ -3,6 +3,7 @@
 //
 // An Order says what is sorted: kLabel, kWhich (its flag in Status::unsorted), items(context), key(context, item).
 
+#include <Kokkos_BitManipulation.hpp>
 #include <Kokkos_Core.hpp>
 #include <cstdint>
 
@@ -37,15 +38,18 @@ KOKKOS_INLINE_FUNCTION std::int32_t lower_bound(const std::uint64_t* keys, std::
   return begin;
 }
 
+KOKKOS_INLINE_FUNCTION std::int32_t bit_width(std::uint32_t number) {
+  return 32 - Kokkos::Experimental::countl_zero_builtin(number);
+}
+
 template <class Order>
 struct Sorting {
   static constexpr std::int32_t kRun = 8;  ///< items that one thread sorts in its registers
 
   template <class Context>
   KOKKOS_FUNCTION static std::int32_t passes(const Context& c) {
-    std::int32_t passes = 0;
-    for (std::int64_t width = kRun; width < Order::items(c); width *= 2) ++passes;
-    return passes;
+    const std::int32_t items = Order::items(c);
+    return items <= kRun ? 0 : bit_width(std::uint32_t(items - 1) / kRun);
   }
 
   /// The buffer that `passes_left` passes before the end is read.
@@ -54,7 +58,26 @@ struct Sorting {
     return passes_left % 2 == 0 ? SortBuffer{c.sort.keys_a, c.sort.items_a} : SortBuffer{c.sort.keys_b, c.sort.items_b};
   }
 
-  /// Computes the keys and sorts runs of kRun items.
+  /// Computes the keys.
+  struct Keys {
+    static constexpr const char* kLabel = Order::kLabel;
+
+    template <class Context>
+    KOKKOS_FUNCTION static std::int32_t items(const Context& c) {
+      return Order::items(c);
+    }
+
+    template <class Context>
+    KOKKOS_FUNCTION static void run(const Context& c, std::int32_t item) {
+      const std::uint64_t key = Order::key(c, item);
+      if (item > 0 && Order::key(c, item - 1) > key) Kokkos::atomic_store(&c.status->unsorted[Order::kWhich], 1);
+      const SortBuffer out = buffer(c, passes(c));
+      out.keys[item] = key;
+      out.items[item] = item;
+    }
+  };
+
+  /// Sorts runs of kRun items.
   struct Runs {
     static constexpr const char* kLabel = Order::kLabel;
 
@@ -65,19 +88,16 @@ struct Sorting {
 
     template <class Context>
     KOKKOS_FUNCTION static void run(const Context& c, std::int32_t run) {
+      if (is_sorted(c)) return;
+      const SortBuffer buffer = Sorting::buffer(c, Sorting::passes(c));
       const std::int32_t first = run * kRun;
       const std::int32_t items = Order::items(c);
       std::uint64_t keys[kRun];
       std::int32_t item[kRun];
-      bool sorted = true;
-      std::uint64_t previous = first == 0 ? 0 : Order::key(c, first - 1);
       for (std::int32_t i = 0; i < kRun; ++i) {
         item[i] = first + i;
-        keys[i] = first + i < items ? Order::key(c, first + i) : ~std::uint64_t{0};
-        sorted = sorted && previous <= keys[i];
-        previous = keys[i];
+        keys[i] = first + i < items ? buffer.keys[first + i] : ~std::uint64_t{0};
       }
-      if (!sorted) Kokkos::atomic_store(&c.status->unsorted[Order::kWhich], 1);
       // Odd-even transposition: all indices are constants once the loops are unrolled.
       for (std::int32_t round = 0; round < kRun; ++round)
         for (std::int32_t i = round % 2; i + 1 < kRun; i += 2)
@@ -85,11 +105,10 @@ struct Sorting {
             Kokkos::kokkos_swap(keys[i], keys[i + 1]);
             Kokkos::kokkos_swap(item[i], item[i + 1]);
           }
-      const SortBuffer out = buffer(c, passes(c));
       for (std::int32_t i = 0; i < kRun; ++i)
         if (first + i < items) {
-          out.keys[first + i] = keys[i];
-          out.items[first + i] = item[i];
+          buffer.keys[first + i] = keys[i];
+          buffer.items[first + i] = item[i];
         }
     }
   };
@@ -112,12 +131,12 @@ struct Sorting {
 
     template <class Context>
     KOKKOS_FUNCTION static bool idle(const Context& c) {
-      return c.status->unsorted[Order::kWhich] == 0;
+      return is_sorted(c);
     }
 
     template <class Context>
     KOKKOS_FUNCTION static void run(const Context& c, std::int32_t pass, std::int32_t share) {
-      if (idle(c)) return;
+      if (is_sorted(c)) return;
       const std::int32_t left = Sorting::passes(c) - pass;
       const SortBuffer in = buffer(c, left);
       const SortBuffer out = buffer(c, left - 1);
@@ -167,12 +186,20 @@ struct Sorting {
     }
   };
 
-  struct Steps : Program<Each<Runs>, Passes<Merge>> {};
+  /// What follows the step Keys.
+  struct OfKeys : Program<Each<Runs>, Passes<Merge>> {};
+  struct Steps : Program<Each<Keys>, OfKeys> {};
+
+  /// Known once there are keys.
+  template <class Context>
+  KOKKOS_FUNCTION static bool is_sorted(const Context& c) {
+    return c.status->unsorted[Order::kWhich] == 0;
+  }
 
   /// Where the result lies.
   template <class Context>
   KOKKOS_FUNCTION static SortBuffer result(const Context& c) {
-    return buffer(c, c.status->unsorted[Order::kWhich] == 0 ? passes(c) : 0);
+    return buffer(c, is_sorted(c) ? passes(c) : 0);
   }
 };
 

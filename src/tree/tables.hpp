@@ -429,21 +429,24 @@ struct MakeRows {
   }
 };
 
-/// Copies what each sequence has of its own: the pieces of a chain follow each other in the line.
-struct CopyChains {
+/// What each sequence has of its own: the pieces of a chain follow each other in the line.
+struct ChainBlocks {
   static constexpr const char* kLabel = "espalier::BlockTableReader::block_table";
+  static constexpr bool kKnownBefore = false;
+  KOKKOS_FUNCTION static std::int32_t items(const Tables& c) { return c.rows; }
 
-  template <class Team>
-  KOKKOS_FUNCTION static void run(const Tables& c, const Team& team, std::int32_t sequence) {
-    if (!c.has_chain(sequence)) return;
-    const std::int32_t* from = c.row(sequence) + c.own_begin[sequence];
-    std::int32_t* to = c.target.block_table + c.target.first_block[Jump::position(c, c.chain_head[sequence])];
-    Kokkos::parallel_for(Kokkos::TeamThreadRange(team, c.blocks_of_sequence(sequence) - c.own_begin[sequence]),
-                         [&](std::int32_t i) { to[i] = from[i]; });
+  KOKKOS_FUNCTION static const std::int32_t* source(const Tables& c, std::int32_t sequence) {
+    return c.row(sequence) + c.own_begin[sequence];
+  }
+  KOKKOS_FUNCTION static std::int32_t length(const Tables& c, std::int32_t sequence) {
+    return c.blocks_of_sequence(sequence) - c.own_begin[sequence];
+  }
+  KOKKOS_FUNCTION static std::int32_t place(const Tables& c, std::int32_t sequence) {
+    return c.has_chain(sequence) ? c.target.first_block[Jump::position(c, c.chain_head[sequence])] : kNowhere;
   }
 };
 
 struct TableSteps : Program<Each<CheckHeads>, SlowSearch, Sorting<Boundaries>::Steps, Scan<NumberNodes>,
-                            Each<BeginNodes>, Each<LinkNodes>, Each<MakeRows>, LineSteps> {};
+                            Each<BeginNodes>, Each<LinkNodes>, Each<MakeRows>, LineSteps<ChainBlocks>> {};
 
 }  // namespace espalier::derive

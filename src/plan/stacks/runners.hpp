@@ -18,6 +18,7 @@
 
 #include "context.hpp"
 #include "tree/program.hpp"
+#include "tree/team_sums.hpp"
 
 namespace espalier::plan::stacks {
 
@@ -66,21 +67,17 @@ class OnHost {
 
 inline constexpr int kFrontThreads = 768;
 
-/// One team of up to kFrontThreads threads; on a GPU a multiple of kLanes.
+/// One team of up to kFrontThreads threads; on a GPU a multiple of 32.
 template <class Team>
 class OnTeam {
-  static constexpr int kLanes = 32;  ///< neighbouring threads that exchange values without a barrier, on any GPU
-  static constexpr int kGroups = kFrontThreads / kLanes;
+  static constexpr std::int32_t kLanes = 32;  ///< threads that take both ways of a branch one after the other
   static constexpr std::size_t kValueBytes = 48;
+  using Sums = derive::TeamSums<Team, kFrontThreads, kValueBytes>;
 
  public:
-  static constexpr std::size_t kScratchBytes = kGroups * kValueBytes;
+  static constexpr std::size_t kScratchBytes = Sums::kScratchBytes;
 
-  KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c)
-      : team_(team),
-        c_(c),
-        scratch_(static_cast<char*>(
-            team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kScratchBytes), std::ptrdiff_t(kSumBytes)))) {}
+  KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c) : team_(team), c_(c), sums_(team) {}
 
   template <class Step>
   KOKKOS_FUNCTION void each() const {
@@ -92,7 +89,7 @@ class OnTeam {
   /// those who have more to do the first time have less the second.
   template <class Step, class Other>
   KOKKOS_FUNCTION void each() const {
-    const std::int32_t items = Step::items(c_), first = div_up(items, lanes()) * lanes();  // no group has both
+    const std::int32_t items = Step::items(c_), first = div_up(items, kLanes) * kLanes;  // none has both
     const std::int32_t all = first + Other::items(c_), threads = team_.team_size(), rank = team_.team_rank();
     bool turned = false;
     for (std::int32_t begin = 0; begin < all; begin += threads) {
@@ -104,95 +101,20 @@ class OnTeam {
     team_.team_barrier();
   }
 
-  /// Neighbouring threads take neighbouring items, whose memory they then read together, and each group of threads items that
-  /// follow each other, so that groups wait for one another once.
   template <class Step>
   KOKKOS_FUNCTION void scan() const {
     using Sum = typename Step::Sum;
-    const std::int32_t items = Step::items(c_), rounds = div_up(items, team_.team_size());
-    const int lane = team_.team_rank() % lanes(), group = team_.team_rank() / lanes();
-    const std::int32_t begin = group * rounds * lanes() + lane;
-    const std::int32_t end = Kokkos::min(begin + rounds * lanes(), items);
-    Sum own;
-    for (std::int32_t i = begin; i < end; i += lanes()) own += measured<Step>(c_, i);
-    const bool has_items = begin - lane < items;  // one of the group does
-    Sum up_to = has_items ? sum_up_to(own, lane) : own, before;
-    const Sum all = sum_groups(up_to, lane, group, before);
-    if (team_.team_rank() == team_.team_size() - 1) Step::total(c_, all);  // has fewest items
-    for (std::int32_t round = 0; has_items && round < rounds; ++round) {
-      const std::int32_t i = begin + round * lanes();
-      if (rounds > 1) {
-        own = i < end ? Step::value(c_, i) : Sum{};
-        up_to = sum_up_to(own, lane);
-      }
-      Sum before_item = before;
-      add_lanes_before(up_to, lane, before_item);
-      if (i < end) Step::run(c_, i, own, before_item);
-      before += of_last_lane(up_to);
-    }
-    team_.team_barrier();
+    sums_.template prefix_sums<Sum>(
+        Step::items(c_), [&](std::int32_t i) { return measured<Step>(c_, i); },
+        [&](std::int32_t i) { return Step::value(c_, i); },
+        [&](std::int32_t i, const Sum& own, const Sum& before) { Step::run(c_, i, own, before); },
+        [&](const Sum& sum) { Step::total(c_, sum); });
   }
 
  private:
-  /// What all groups give; `before` becomes what the groups before this one give.
-  template <class Sum>
-  KOKKOS_FUNCTION Sum sum_groups(const Sum& up_to, int lane, int group, Sum& before) const {
-    static_assert(sizeof(Sum) <= kValueBytes);
-    Sum* const of_group = reinterpret_cast<Sum*>(scratch_);
-    const int groups = team_.team_size() / lanes();
-    if (lane == lanes() - 1) of_group[group] = up_to;
-    team_.team_barrier();
-    sum_up(of_group, groups);
-    team_.team_barrier();
-    if (group > 0) before = of_group[group - 1];
-    return of_group[groups - 1];
-  }
-
-  KOKKOS_FUNCTION static constexpr int lanes() {
-    KOKKOS_IF_ON_DEVICE((return kLanes;))
-    KOKKOS_IF_ON_HOST((return 1;))
-  }
-
-  /// What the lanes up to this one give.
-  template <class Sum>
-  KOKKOS_FUNCTION static Sum sum_up_to(Sum sum, [[maybe_unused]] int lane) {
-    KOKKOS_IF_ON_DEVICE((for (int distance = 1; distance < kLanes; distance *= 2) {
-      const Sum other = Kokkos::shfl_up(sum, distance, kLanes);
-      if (lane >= distance) sum += other;
-    }))
-    return sum;
-  }
-
-  template <class Sum>
-  KOKKOS_FUNCTION static void add_lanes_before([[maybe_unused]] const Sum& up_to, [[maybe_unused]] int lane,
-                                               [[maybe_unused]] Sum& before) {
-    KOKKOS_IF_ON_DEVICE((const Sum others = Kokkos::shfl_up(up_to, 1, kLanes); if (lane > 0) before += others;))
-  }
-
-  template <class Sum>
-  KOKKOS_FUNCTION static Sum of_last_lane(const Sum& sum) {
-    KOKKOS_IF_ON_DEVICE((return Kokkos::shfl(sum, lanes() - 1, lanes());))
-    KOKKOS_IF_ON_HOST((return sum;))
-  }
-
-  /// Turns what each group gives into what the groups up to it give.
-  template <class Sum>
-  KOKKOS_FUNCTION void sum_up(Sum* of_group, int groups) const {
-    const int rank = team_.team_rank();
-    KOKKOS_IF_ON_DEVICE((if (rank < kLanes) {
-      const Sum sum = sum_up_to(rank < groups ? of_group[rank] : Sum{}, rank);
-      if (rank < groups) of_group[rank] = sum;
-    }))
-    KOKKOS_IF_ON_HOST((for (int group = 1; rank == 0 && group < groups; ++group) {
-      Sum sum = of_group[group - 1];
-      sum += of_group[group];
-      of_group[group] = sum;
-    }))
-  }
-
   const Team& team_;
   const Context& c_;
-  char* scratch_;
+  Sums sums_;
 };
 
 template <class Step>

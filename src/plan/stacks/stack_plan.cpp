@@ -35,7 +35,7 @@ struct CutTreeOnTeam {
   static constexpr const char* kLabel = "espalier::StackPlan::cut_tree";
   using Policy = Kokkos::TeamPolicy<Exec, Kokkos::LaunchBounds<kFrontThreads, 1>>;
   using Team = typename Policy::member_type;
-  static constexpr std::size_t kScratchBytes = OnTeam<Team>::kScratchBytes + kSumBytes;
+  static constexpr std::size_t kScratchBytes = OnTeam<Team>::kScratchBytes;
   Context c;
 
   KOKKOS_FUNCTION void operator()(const Team& team) const { CutTree{}(OnTeam<Team>(team, c)); }

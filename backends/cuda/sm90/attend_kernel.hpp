@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_kernel(const __grid_consta
   const detail::FusedPlanView& plan = arguments.plan;
   if (arguments.wait_first) wait_for_predecessor();
   // What comes before wait_for_predecessor() below overlaps a preceding launch's end: it reads the plan, no more.
-  const int2 span = __ldg(reinterpret_cast<const int2*>(plan.worker + worker));
+  const int2 span = load_plan(reinterpret_cast<const int2*>(plan.worker + worker));
   const int count = span.y - span.x;
   const detail::FusedTile* tiles = plan.tiles + span.x;
   if (thread == kWaveLanes) barriers.init();

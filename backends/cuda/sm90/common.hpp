@@ -15,7 +15,7 @@ __device__ __forceinline__ detail::FusedTile load_tile(const detail::FusedTile* 
   union {
     int4 words[2];
     detail::FusedTile tile;
-  } loaded = {{__ldg(reinterpret_cast<const int4*>(tile)), __ldg(reinterpret_cast<const int4*>(tile) + 1)}};
+  } loaded = {{load_plan(reinterpret_cast<const int4*>(tile)), load_plan(reinterpret_cast<const int4*>(tile) + 1)}};
   return loaded.tile;
 }
 
@@ -27,7 +27,7 @@ struct PairPlace {
 
 __device__ __forceinline__ PairPlace locate_pair(const MergeArguments& arguments, int pair, int kv_head) {
   const int line_row = divide(pair, arguments.by_group);
-  return {__ldg(arguments.plan.row_index + line_row), kv_head * arguments.group + pair - line_row * arguments.group};
+  return {load_plan(arguments.plan.row_index + line_row), kv_head * arguments.group + pair - line_row * arguments.group};
 }
 
 template <class T>

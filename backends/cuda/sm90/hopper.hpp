@@ -101,6 +101,52 @@ __device__ __forceinline__ void named_arrive(int id) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(Threads) : "memory");
 }
 
+// -------------------------------------------------------------------------------------------------------------- L2
+
+/// What is read once makes room first.
+__device__ __forceinline__ std::uint64_t read_once_policy() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// As if there were no policy. (Those that say evict_normal cost 1 % of the time.)
+__device__ __forceinline__ std::uint64_t read_again_policy() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_unchanged.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// What each launch reads makes room last.
+__device__ __forceinline__ std::uint64_t kept_policy() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// Reads a plan, which stays the same during a launch, and which L2 keeps from one layer to the next while their K and V pass through.
+__device__ __forceinline__ int load_plan(const int* source) {
+  int value;
+  asm volatile("ld.global.nc.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(source), "l"(kept_policy()));
+  return value;
+}
+
+__device__ __forceinline__ int2 load_plan(const int2* source) {
+  int2 value;
+  asm volatile("ld.global.nc.L2::cache_hint.v2.b32 {%0, %1}, [%2], %3;"
+               : "=r"(value.x), "=r"(value.y)
+               : "l"(source), "l"(kept_policy()));
+  return value;
+}
+
+__device__ __forceinline__ int4 load_plan(const int4* source) {
+  int4 value;
+  asm volatile("ld.global.nc.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(source), "l"(kept_policy()));
+  return value;
+}
+
 // ----------------------------------------------------------------------------------------------------- copy engine
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
@@ -108,12 +154,13 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 }
 
 /// Box of K or V at (head_dim offset, token in block, head, block) into shared memory.
+/// @param policy  of L2
 __device__ __forceinline__ void copy_kv(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d,
-                                        int token, int head, int block) {
+                                        int token, int head, int block, std::uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(destination),
-      "l"(map), "r"(barrier), "r"(d), "r"(token), "r"(head), "r"(block)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(d), "r"(token), "r"(head), "r"(block), "l"(policy)
       : "memory");
 }
 

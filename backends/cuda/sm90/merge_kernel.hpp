@@ -34,16 +34,16 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
   const int lane = threadIdx.x % kWaveLanes, row_lane = lane % kRowLanes, together = lane / kRowLanes;
   const int warp = blockIdx.x * (kMergeThreads / kWaveLanes) + threadIdx.x / kWaveLanes;
   const int list = warp / kParts, first_pair = warp % kParts * kRows;
-  const int all_pairs = __ldg(&plan.header->rows) * arguments.group;
+  const int all_pairs = load_plan(&plan.header->rows) * arguments.group;
   const int pair_block = list / arguments.kv_heads, kv_head = list - pair_block * arguments.kv_heads;
   const bool exists = pair_block * detail::kMergePairs + first_pair < all_pairs;
   int begin = 0, entries = 0;
   int2 entry = make_int2(0, 0);
   if (exists) {
-    begin = __ldg(plan.merge_begin + list);
-    entries = __ldg(plan.merge_begin + list + 1) - begin;
+    begin = load_plan(plan.merge_begin + list);
+    entries = load_plan(plan.merge_begin + list + 1) - begin;
     if (lane < kEntries && lane < entries) {
-      entry = __ldg(reinterpret_cast<const int2*>(plan.merge_entries + begin) + lane);
+      entry = load_plan(reinterpret_cast<const int2*>(plan.merge_entries + begin) + lane);
     }
   }
   PairPlace places[Passes];
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
     if (done > 0) {
       entry = make_int2(0, 0);
       if (lane < kEntries && done + lane < entries) {
-        entry = __ldg(reinterpret_cast<const int2*>(plan.merge_entries + begin + done) + lane);
+        entry = load_plan(reinterpret_cast<const int2*>(plan.merge_entries + begin + done) + lane);
       }
     }
     // Weights: lane holds those of pair lse_pair in entries lse_entry, lse_entry + kAcross, ...

@@ -26,7 +26,8 @@ __device__ __forceinline__ std::uint64_t operand_behind(std::uint64_t descriptor
   return (descriptor & 0xffffffff00000000ull) | (static_cast<std::uint32_t>(descriptor) + (bytes >> 4));
 }
 
-inline constexpr float kPeakSlack = 8.0f;  ///< weights are up to 2^8
+/// Of what a thread adds up of a row in a stage, and so of each weight: a peak is raised where it is more.
+inline constexpr float kMostWeight = 256.0f;
 
 /// One warpgroup, `group_` 0 or 1. A thread holds, of rows kHalfPairs * group_ + 16 * warp + lane / 4 and 8 below it, the
 /// columns 8 j + 2 (lane % 4) and the next one.
@@ -56,6 +57,7 @@ class StackConsumer {
       q_parity ^= 1;
       peak_[0] = peak_[1] = kNoPeak;
       weight_[0] = weight_[1] = 0.0f;
+      is_first_ = true;
 #pragma unroll
       for (int i = 0; i < kOutputs; ++i) output[i] = 0.0f;
       std::uint32_t what = 0;
@@ -84,7 +86,7 @@ class StackConsumer {
           wgmma_wait<1>();
           if (what & partly) [[unlikely]]
             find_seen(what, at.stage());
-          barrier_arrive_if(elected, shared_address(&barriers.k_empty[at.stage()]));
+          barrier_arrive(shared_address(&barriers.k_empty[at.stage()]));
           barrier_arrive_if(elected && (what & kStageOfTileEnd), shared_address(&barriers.q_empty));
           wgmma_wait<0>();
           barrier_arrive_if(elected && values.exists(), shared_address(&barriers.v_empty[max(values.stage(), 0)]));
@@ -95,8 +97,7 @@ class StackConsumer {
           transform(scores);
           if (what & partly) [[unlikely]]
             hide(scores);
-          weigh(scores, output);
-          pack_weights(scores, weights);
+          weigh(scores, weights, output);
           if (what & kStageOfTileEnd) [[unlikely]]
             break;
           Place next = at.next();
@@ -176,9 +177,8 @@ class StackConsumer {
 
   /// Of a stage that this warpgroup sees nothing of.
   __device__ __forceinline__ void give_back_keys(Place place, std::uint32_t what) {
-    synchronise_warp();  // every lane has read `what`
-    if (thread_ % kWaveLanes != 0) return;
     barrier_arrive(shared_address(&memory_.barriers->k_empty[place.stage()]));
+    if (thread_ % kWaveLanes != 0) return;
     if (what & kStageOfTileEnd) barrier_arrive(shared_address(&memory_.barriers->q_empty));
   }
   __device__ __forceinline__ void give_back_values(Place place) {
@@ -245,7 +245,6 @@ class StackConsumer {
       if (row >= low && row < high) seen_[0] |= columns;
       if (row + 8 >= low && row + 8 < high) seen_[1] |= columns;
     }
-    synchronise_warp();  // before the stage is given back
   }
 
   __device__ __forceinline__ void hide(float (&scores)[kScores]) const {
@@ -285,11 +284,42 @@ class StackConsumer {
     }
   }
 
-  /// Scores become weights, relative to the peak of their row. It follows the highest score only where that is more than
-  /// kPeakSlack above it: most stages then leave the output alone.
-  __device__ __forceinline__ void weigh(float (&scores)[kScores], float (&output)[kOutputs]) {
+  /// Scores become weights, relative to the peak of their row. A peak is the highest score of its row's first stage, and rises where
+  /// weights then turn out to be large, which leaves most stages neither a maximum to find nor an output to scale.
+  __device__ __forceinline__ void weigh(const float (&scores)[kScores], std::uint32_t (&weights)[kSlots / 4],
+                                        float (&output)[kOutputs]) {
     const float scale = arguments_.weight_scale;
-    float top0 = scores[0], top1 = scores[2];
+    float sum0, sum1;
+    bool raise = is_first_;
+    is_first_ = false;
+#pragma unroll 1
+    while (true) {
+      if (raise) [[unlikely]]
+        raise_peaks(scores, output);
+      const float shift0 = shift_of(peak_[0], scale), shift1 = shift_of(peak_[1], scale);
+      sum0 = sum1 = 0.0f;
+#pragma unroll
+      for (int j = 0; j < kScores / 4; ++j) {
+        const float a = fast_exp2(fmaf(scores[4 * j], scale, shift0));
+        const float b = fast_exp2(fmaf(scores[4 * j + 1], scale, shift0));
+        const float c = fast_exp2(fmaf(scores[4 * j + 2], scale, shift1));
+        const float d = fast_exp2(fmaf(scores[4 * j + 3], scale, shift1));
+        sum0 += a + b;
+        sum1 += c + d;
+        weights[2 * j] = pack<T>(a, b);
+        weights[2 * j + 1] = pack<T>(c, d);
+      }
+      if (raise || !in_any_lane(sum0 > kMostWeight || sum1 > kMostWeight)) break;
+      raise = true;
+    }
+    weight_[0] += sum0;
+    weight_[1] += sum1;
+  }
+
+  /// Raises peaks to the highest scores.
+  __device__ __forceinline__ void raise_peaks(const float (&scores)[kScores], float (&output)[kOutputs]) {
+    const float scale = arguments_.weight_scale;
+    float top0 = peak_[0], top1 = peak_[1];
 #pragma unroll
     for (int j = 0; j < kScores / 4; ++j) {
       top0 = fmaxf(top0, fmaxf(scores[4 * j], scores[4 * j + 1]));
@@ -299,27 +329,6 @@ class StackConsumer {
     top1 = fmaxf(top1, exchange_lanes(top1, 1));
     top0 = fmaxf(top0, exchange_lanes(top0, 2));
     top1 = fmaxf(top1, exchange_lanes(top1, 2));
-    if (in_any_lane((top0 - peak_[0]) * scale > kPeakSlack || (top1 - peak_[1]) * scale > kPeakSlack)) [[unlikely]]
-      raise_peaks(top0, top1, output);
-    const float shift0 = shift_of(peak_[0], scale), shift1 = shift_of(peak_[1], scale);
-    float sum0 = 0.0f, sum1 = 0.0f;
-#pragma unroll
-    for (int j = 0; j < kScores / 4; ++j) {
-      scores[4 * j] = fast_exp2(fmaf(scores[4 * j], scale, shift0));
-      scores[4 * j + 1] = fast_exp2(fmaf(scores[4 * j + 1], scale, shift0));
-      scores[4 * j + 2] = fast_exp2(fmaf(scores[4 * j + 2], scale, shift1));
-      scores[4 * j + 3] = fast_exp2(fmaf(scores[4 * j + 3], scale, shift1));
-      sum0 += scores[4 * j] + scores[4 * j + 1];
-      sum1 += scores[4 * j + 2] + scores[4 * j + 3];
-    }
-    weight_[0] += sum0;
-    weight_[1] += sum1;
-  }
-
-  __device__ __forceinline__ void raise_peaks(float top0, float top1, float (&output)[kOutputs]) {
-    const float scale = arguments_.weight_scale;
-    top0 = fmaxf(top0, peak_[0]);
-    top1 = fmaxf(top1, peak_[1]);
     const float factor0 = fast_exp2((peak_[0] - top0) * scale), factor1 = fast_exp2((peak_[1] - top1) * scale);
     peak_[0] = top0;
     peak_[1] = top1;
@@ -332,11 +341,6 @@ class StackConsumer {
       output[4 * j + 2] *= factor1;
       output[4 * j + 3] *= factor1;
     }
-  }
-
-  __device__ __forceinline__ void pack_weights(const float (&scores)[kScores], std::uint32_t (&weights)[kSlots / 4]) {
-#pragma unroll
-    for (int k = 0; k < kSlots / 4; ++k) weights[k] = pack<T>(scores[2 * k], scores[2 * k + 1]);
   }
 
   // ---------------------------------------------------------------------------------------------------------- results
@@ -383,6 +387,7 @@ class StackConsumer {
   const int group_;
   const int thread_;
   float peak_[2], weight_[2];
+  bool is_first_ = true;              ///< no stage of the tile has been weighed
   std::uint32_t seen_[2];             ///< of a stage that is seen partly, see columns_before()
   std::uint32_t tokens_of_slots_[2];  ///< of a stage with gaps
 };

@@ -21,11 +21,11 @@ struct QueryRows {
     const int line_row = divide(pair_begin, arguments.by_group);
     if (line_row * arguments.group != pair_begin) return;
     const int rows = divide(pairs + arguments.group - 1, arguments.by_group);
-    first = __ldg(arguments.plan.row_index + line_row);
+    first = load_plan(arguments.plan.row_index + line_row);
     bool follow = true;
 #pragma unroll 1
     for (int i = lane; i < rows; i += kWaveLanes) {
-      follow &= __ldg(arguments.plan.row_index + line_row + i) == first + i;
+      follow &= load_plan(arguments.plan.row_index + line_row + i) == first + i;
     }
     together = !in_any_lane(!follow);
   }
@@ -42,7 +42,7 @@ class StackQueries {
 
   /// Fetches descriptors of a tile; reads nothing but the plan.
   __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
-    const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
+    const int4 second = load_plan(reinterpret_cast<const int4*>(tile) + 1);
     pair_begin_ = second.x;
     pairs_ = second.z & 0xffff;
     kv_head_ = static_cast<unsigned>(second.z) >> 16;
@@ -102,8 +102,8 @@ class StackFeeder {
 
   /// Fetches descriptors of a tile; reads nothing but the plan.
   __device__ __forceinline__ void prepare(const detail::FusedTile* tile) {
-    const int4 first = __ldg(reinterpret_cast<const int4*>(tile));
-    const int4 second = __ldg(reinterpret_cast<const int4*>(tile) + 1);
+    const int4 first = load_plan(reinterpret_cast<const int4*>(tile));
+    const int4 second = load_plan(reinterpret_cast<const int4*>(tile) + 1);
     pair_begin_ = second.x;
     pairs_and_head_ = second.z;
     slots_ = first.w;
@@ -176,8 +176,7 @@ class StackFeeder {
         Notes notes = begin_notes();
         take_notes(notes, first);
         store_notes(notes, first);
-        synchronise_warp();
-        if (lane_ == 0) barrier_arrive(k_full);
+        barrier_arrive(k_full);
         barrier_wait(v_empty, parity_ ^ 1);
         if (lane_ == 0) barrier_expect(v_full, bytes);
         synchronise_warp();
@@ -196,10 +195,11 @@ class StackFeeder {
 
   /// All chunks of what the lane has found, to a row of a stage.
   __device__ __forceinline__ void copy_piece(std::uint32_t stage, const CUtensorMap* map, std::uint32_t full, int row) {
+    const std::uint64_t policy = piece_read_again_ ? read_again_policy() : read_once_policy();
 #pragma unroll
     for (int c = 0; c < C::kChunks; ++c) {
       copy_kv(stage + (c * C::kStageSlots + row) * kChunkBytes, map, full, c * kChunk, piece_offset_, kv_head(),
-              piece_block_);
+              piece_block_, policy);
     }
   }
 
@@ -214,10 +214,11 @@ class StackFeeder {
     }
     const int place = value_of_lane(place_ - segment_first_, owner) + slot;
     const int table = value_of_lane(table_begin_, owner), first_block = value_of_lane(first_block_, owner);
+    piece_read_again_ = (read_again_ >> owner & 1) != 0;
     if (slot >= slots_) return;
     const int entry = divide(place, arguments_.by_block_tokens);
     piece_offset_ = place - entry * arguments_.block_tokens;
-    piece_block_ = entry == 0 ? first_block : __ldg(arguments_.plan.block_table + table + entry);
+    piece_block_ = entry == 0 ? first_block : load_plan(arguments_.plan.block_table + table + entry);
   }
 
   /// Fetches 32 segments, one a lane, the first of which begins at a slot of the tile (in front of it where `skip` is not 0).
@@ -226,14 +227,17 @@ class StackFeeder {
     units_first_ = -(1 << 30);  // none is found yet
     int4 words = {0, 0, 0, 0};
     segment_pairs_ = 0;
+    bool read_again = false;
     if (segment + lane_ < segment_end_) {
       const int4* source = reinterpret_cast<const int4*>(arguments_.plan.segments + segment + lane_);
-      words = __ldg(source);
-      const int4 rows = __ldg(source + 1);
-      const int low = max(rows.x * arguments_.group - pair_begin_, 0);
-      const int high = min(rows.y * arguments_.group - pair_begin_, pairs());
+      words = load_plan(source);
+      const int4 rows = load_plan(source + 1);
+      const int first_pair = rows.x * arguments_.group - pair_begin_, last_pair = rows.y * arguments_.group - pair_begin_;
+      const int low = max(first_pair, 0), high = min(last_pair, pairs());
+      read_again = first_pair < 0 || last_pair > pairs();  // by tiles of other pairs
       if (low < high) segment_pairs_ = high << 8 | low | (rows.z * arguments_.group > pair_begin_ + low ? kLimited : 0);
     }
+    read_again_ = lanes_where(read_again);
     table_begin_ = words.x;
     first_block_ = words.y;
     place_ = words.z;
@@ -303,14 +307,14 @@ class StackFeeder {
       const int owner_high = value_of_lane(high, owner), owner_low = value_of_lane(low, owner);
       const int owner_first = value_of_lane(segment_first_, owner) - first;
       const int2 own =
-          __ldg(reinterpret_cast<const int2*>(arguments_.plan.segments + next_segment_ - kWaveLanes + owner) + 3);
+          load_plan(reinterpret_cast<const int2*>(arguments_.plan.segments + next_segment_ - kWaveLanes + owner) + 3);
       int row = divide(pair_begin_ + owner_low, arguments_.by_group), from = owner_begin;
 #pragma unroll 1
       for (; from < owner_end && row < own.x; row += kWaveLanes) {
         const int mine = row + lane_;
         int to = owner_end;
         if (mine < own.x) {
-          const int visible = max(__ldg(arguments_.plan.row_visible + mine) - own.y, 0);
+          const int visible = max(load_plan(arguments_.plan.row_visible + mine) - own.y, 0);
           to = min(max(owner_first + visible, owner_begin), owner_end);
         }
         int before = value_of_earlier_lane(to, 1);
@@ -376,6 +380,7 @@ class StackFeeder {
     const int i = number - value_of_lane(before, owner);
     const int owner_place = value_of_lane(place, owner), owner_table = value_of_lane(table_begin_, owner);
     const int owner_block = value_of_lane(first_block_, owner);
+    piece_read_again_ = (read_again_ >> owner & 1) != 0;
     if (number >= pieces_) return;
     const int owner_unit = shape >> 24 ? page : 16, owner_head = shape >> 16 & 255, owner_runs = shape >> 8 & 255;
     const int token = i < owner_runs                ? owner_head + owner_unit * i
@@ -384,7 +389,7 @@ class StackFeeder {
     const int entry = divide(owner_place + token, arguments_.by_block_tokens);
     piece_ = (shape & 255) + token + (i < owner_runs ? shape >> 24 ? kPage : kRun : 0);
     piece_offset_ = owner_place + token - entry * arguments_.block_tokens;
-    piece_block_ = entry == 0 ? owner_block : __ldg(arguments_.plan.block_table + owner_table + entry);
+    piece_block_ = entry == 0 ? owner_block : load_plan(arguments_.plan.block_table + owner_table + entry);
   }
 
   /// Copies a stage, of whose pieces the first 32 have been found. The window goes on to its end.
@@ -398,10 +403,11 @@ class StackFeeder {
       const int bytes = value_of_lane(sum_of_lanes_before(here) + here, kWaveLanes - 1) * C::kRowBytes;
       if (window_last >= last) {
         store_notes(notes, first);
-        synchronise_warp();
         if (lane_ == 0) {
           barrier_expect(k_full, bytes);
           barrier_expect(v_full, bytes);
+        } else {
+          barrier_arrive(k_full);
         }
       } else if (lane_ == 0) {
         barrier_announce(k_full, bytes);
@@ -442,11 +448,13 @@ class StackFeeder {
   int segment_end_ = 0, next_segment_ = 0;                         ///< of the tile, and of the window
   int table_begin_ = 0, first_block_ = 0, place_ = 0;              ///< of this lane's segment
   int segment_first_ = 0, segment_last_ = 0, segment_tokens_ = 0;  ///< slots of the tile that it holds
+  unsigned read_again_ = 0;  ///< a bit for each lane whose segment other tiles read, too, so that L2 should keep it
   int segment_pairs_ = 0;  ///< that see it: low | high << 8, kLimited where row_visible matters
   int slots_ = 0;          ///< of the tile
   int unit_ = 0;           ///< slots that a lane copies: a page or 16 tokens, 0 where segments do not begin with such
   int units_first_ = 0;    ///< where `unit_`: the slot of the first lane's unit
   int piece_block_ = 0, piece_offset_ = 0;  ///< the page or piece of this lane in the next stage
+  bool piece_read_again_ = false;
   int piece_ = 0, pieces_ = 0;              ///< its row in the stage, with kRun or kPage; of the window in the stage
 };
 

@@ -37,8 +37,8 @@ struct StackBarriers {
 
   __device__ __forceinline__ void init() {
     for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(shared_address(&k_full[stage]), 1);
-      barrier_init(shared_address(&k_empty[stage]), kConsumingWarps);
+      barrier_init(shared_address(&k_full[stage]), kWaveLanes);
+      barrier_init(shared_address(&k_empty[stage]), kConsumingWarps * kWaveLanes);
       barrier_init(shared_address(&v_full[stage]), 1);
       barrier_init(shared_address(&v_empty[stage]), kConsumingWarps);
     }

@@ -80,10 +80,19 @@ void named_arrive(int id) {
 
 // ----------------------------------------------------------------------------------------------------- copy engine
 
+// Policies of a cache that the emulator does not have.
+inline std::uint64_t read_once_policy() { return 0; }
+inline std::uint64_t read_again_policy() { return 0; }
+
+template <class Value>
+Value load_plan(const Value* source) {
+  return __ldg(source);
+}
+
 inline void prefetch_map(const CUtensorMap*) {}
 
 inline void copy_kv(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int d, int token,
-                    int head, int block) {
+                    int head, int block, std::uint64_t) {
   emulator::copy_tensor(destination, *map, barrier, {d, token, head, block});
 }
 

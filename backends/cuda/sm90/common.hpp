@@ -27,7 +27,8 @@ struct PairPlace {
 
 __device__ __forceinline__ PairPlace locate_pair(const MergeArguments& arguments, int pair, int kv_head) {
   const int line_row = divide(pair, arguments.by_group);
-  return {load_plan(arguments.plan.row_index + line_row), kv_head * arguments.group + pair - line_row * arguments.group};
+  return {load_plan(arguments.plan.row_index + line_row),
+          kv_head * arguments.group + pair - line_row * arguments.group};
 }
 
 template <class T>

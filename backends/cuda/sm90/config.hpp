@@ -16,6 +16,11 @@ inline constexpr int kHalfPairs = detail::kTilePairs / 2;  ///< pairs of each co
 inline constexpr int kChunk = 64;                          ///< elements of one 128-byte swizzled row
 inline constexpr int kChunkBytes = 2 * kChunk;
 
+// How L2 makes room: what createpolicy gives for all of an access, as constants, which take one register, not two.
+inline constexpr std::uint64_t kFirstPolicy = 0x12F0000000000000;      ///< of this first (evict_first)
+inline constexpr std::uint64_t kUnchangedPolicy = 0x10F0000000000000;  ///< as without a policy (evict_unchanged)
+inline constexpr std::uint64_t kLastPolicy = 0x14F0000000000000;       ///< of this last (evict_last)
+
 /// Head sizes are padded to whole chunks in shared memory; the copy engine fills the padding with zeros.
 template <int HeadDim>
 struct Config {
@@ -28,6 +33,10 @@ struct Config {
   static constexpr int kFeederRegisters = 72;
   static constexpr int kConsumerRegisters = 216;
   static_assert(kGroupThreads * (kFeederRegisters + 2 * kConsumerRegisters) <= 168 * kThreads);
+
+  // Of what no other tile reads. (At head_dim 96 and 256 evict_first gained nothing where nodes are shared, and cost 3 % where
+  // nothing is.)
+  static constexpr std::uint64_t kReadOncePolicy = HeadDim == 96 || HeadDim == 256 ? kUnchangedPolicy : kFirstPolicy;
 
   // A stage of K or V. 128 slots were best at head_dim 128 (96, 160 and 176 were not); above 128 the output alone takes 96
   // or 128 registers a thread and Q 48 or 64 KB, so stages halve.

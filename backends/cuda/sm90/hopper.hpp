@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "backends/cuda/sm90/config.hpp"
 #include "backends/cuda/warp.hpp"
 
 namespace espalier::gpu::sm90 {
@@ -103,31 +104,11 @@ __device__ __forceinline__ void named_arrive(int id) {
 
 // -------------------------------------------------------------------------------------------------------------- L2
 
-/// What is read once makes room first.
-__device__ __forceinline__ std::uint64_t read_once_policy() {
-  std::uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-/// As if there were no policy. (Those that say evict_normal cost 1 % of the time.)
-__device__ __forceinline__ std::uint64_t read_again_policy() {
-  std::uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_unchanged.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-/// What each launch reads makes room last.
-__device__ __forceinline__ std::uint64_t kept_policy() {
-  std::uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-/// Reads a plan, which stays the same during a launch, and which L2 keeps from one layer to the next while their K and V pass through.
+/// Reads a plan, which L2 keeps from one layer to the next while their K and V pass through. Volatile, so that no load moves in front of a
+/// wait for who writes the plan.
 __device__ __forceinline__ int load_plan(const int* source) {
   int value;
-  asm volatile("ld.global.nc.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(source), "l"(kept_policy()));
+  asm volatile("ld.global.nc.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(source), "l"(kLastPolicy));
   return value;
 }
 
@@ -135,7 +116,7 @@ __device__ __forceinline__ int2 load_plan(const int2* source) {
   int2 value;
   asm volatile("ld.global.nc.L2::cache_hint.v2.b32 {%0, %1}, [%2], %3;"
                : "=r"(value.x), "=r"(value.y)
-               : "l"(source), "l"(kept_policy()));
+               : "l"(source), "l"(kLastPolicy));
   return value;
 }
 
@@ -143,7 +124,7 @@ __device__ __forceinline__ int4 load_plan(const int4* source) {
   int4 value;
   asm volatile("ld.global.nc.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(source), "l"(kept_policy()));
+               : "l"(source), "l"(kLastPolicy));
   return value;
 }
 

@@ -113,7 +113,7 @@ class StackFeeder {
   }
 
   __device__ __forceinline__ void run(const detail::FusedTile* tiles, int count) {
-    if (count > 0 && stage_ > 1) let_first_stage_arrive();
+    if (count > 0 && stage_ > 0) let_first_stage_arrive(stage_ == 1 ? kSecondLooks : kThirdLooks);
     for (int number = 0; number < count; ++number) {
       if (number > 0) prepare(tiles + number);
       feed();
@@ -124,14 +124,17 @@ class StackFeeder {
   [[nodiscard]] __device__ __forceinline__ int pairs() const { return pairs_and_head_ & 0xffff; }
   [[nodiscard]] __device__ __forceinline__ int kv_head() const { return static_cast<unsigned>(pairs_and_head_) >> 16; }
 
-  /// All multiprocessors begin at once, and what they ask for first comes first only where they ask for little more; a third
-  /// stage is needed when the first one has been there for a while. Nothing depends on it, so that it need not matter whether this
-  /// warp comes when that phase of the barrier, and the next one, have long passed.
-  __device__ __forceinline__ void let_first_stage_arrive() {
-    constexpr int kLooks = 256;  // some microseconds
+  static constexpr int kSecondLooks = 25;  ///< about 0.7 us
+  static constexpr int kThirdLooks = 256;  ///< some microseconds
+
+  /// All multiprocessors begin at once, and what they ask for first comes first only where they ask for little more; a second
+  /// stage is needed a while after the first, a third one when the first has been there for a while. Nothing depends on it, so
+  /// that it need not matter whether this warp comes when that phase of the barrier, and the next one, have long passed.
+  /// @param looks  at most
+  __device__ __forceinline__ void let_first_stage_arrive(int looks) {
     const std::uint32_t full = shared_address(&memory_.barriers->k_full[0]);
 #pragma unroll 1
-    for (int look = 0; look < kLooks && !uniform(barrier_passed(full, 0)); ++look) {
+    for (int look = 0; look < looks && !uniform(barrier_passed(full, 0)); ++look) {
     }
   }
 
@@ -195,11 +198,11 @@ class StackFeeder {
 
   /// All chunks of what the lane has found, to a row of a stage.
   __device__ __forceinline__ void copy_piece(std::uint32_t stage, const CUtensorMap* map, std::uint32_t full, int row) {
-    const std::uint64_t policy = piece_read_again_ ? read_again_policy() : read_once_policy();
+    const std::uint64_t policy = piece_offset_ < 0 ? kUnchangedPolicy : C::kReadOncePolicy;
 #pragma unroll
     for (int c = 0; c < C::kChunks; ++c) {
-      copy_kv(stage + (c * C::kStageSlots + row) * kChunkBytes, map, full, c * kChunk, piece_offset_, kv_head(),
-              piece_block_, policy);
+      copy_kv(stage + (c * C::kStageSlots + row) * kChunkBytes, map, full, c * kChunk, piece_offset_ & ~kReadAgain,
+              kv_head(), piece_block_, policy);
     }
   }
 
@@ -214,11 +217,10 @@ class StackFeeder {
     }
     const int place = value_of_lane(place_ - segment_first_, owner) + slot;
     const int table = value_of_lane(table_begin_, owner), first_block = value_of_lane(first_block_, owner);
-    piece_read_again_ = (read_again_ >> owner & 1) != 0;
     if (slot >= slots_) return;
     const int entry = divide(place, arguments_.by_block_tokens);
-    piece_offset_ = place - entry * arguments_.block_tokens;
-    piece_block_ = entry == 0 ? first_block : load_plan(arguments_.plan.block_table + table + entry);
+    piece_offset_ = (place - entry * arguments_.block_tokens) | (table & kReadAgain);
+    piece_block_ = entry == 0 ? first_block : load_plan(block_table(table) + entry);
   }
 
   /// Fetches 32 segments, one a lane, the first of which begins at a slot of the tile (in front of it where `skip` is not 0).
@@ -227,17 +229,16 @@ class StackFeeder {
     units_first_ = -(1 << 30);  // none is found yet
     int4 words = {0, 0, 0, 0};
     segment_pairs_ = 0;
-    bool read_again = false;
     if (segment + lane_ < segment_end_) {
       const int4* source = reinterpret_cast<const int4*>(arguments_.plan.segments + segment + lane_);
       words = load_plan(source);
       const int4 rows = load_plan(source + 1);
-      const int first_pair = rows.x * arguments_.group - pair_begin_, last_pair = rows.y * arguments_.group - pair_begin_;
+      const int first_pair = rows.x * arguments_.group - pair_begin_,
+                last_pair = rows.y * arguments_.group - pair_begin_;
       const int low = max(first_pair, 0), high = min(last_pair, pairs());
-      read_again = first_pair < 0 || last_pair > pairs();  // by tiles of other pairs
+      if (first_pair < 0 || last_pair > pairs()) words.x |= kReadAgain;  // by tiles of other pairs
       if (low < high) segment_pairs_ = high << 8 | low | (rows.z * arguments_.group > pair_begin_ + low ? kLimited : 0);
     }
-    read_again_ = lanes_where(read_again);
     table_begin_ = words.x;
     first_block_ = words.y;
     place_ = words.z;
@@ -261,6 +262,7 @@ class StackFeeder {
   }
 
   static constexpr int kLimited = 1 << 16, kRun = 1 << 8, kPage = 2 << 8;
+  static constexpr int kReadAgain = 1 << 31;  ///< by tiles of other pairs
 
   /// What the consumers are told of a stage: who sees which slots, and which hold no token.
   struct Notes {
@@ -380,7 +382,6 @@ class StackFeeder {
     const int i = number - value_of_lane(before, owner);
     const int owner_place = value_of_lane(place, owner), owner_table = value_of_lane(table_begin_, owner);
     const int owner_block = value_of_lane(first_block_, owner);
-    piece_read_again_ = (read_again_ >> owner & 1) != 0;
     if (number >= pieces_) return;
     const int owner_unit = shape >> 24 ? page : 16, owner_head = shape >> 16 & 255, owner_runs = shape >> 8 & 255;
     const int token = i < owner_runs                ? owner_head + owner_unit * i
@@ -388,8 +389,13 @@ class StackFeeder {
                                                     : (owner_unit - 1) * owner_runs + i;
     const int entry = divide(owner_place + token, arguments_.by_block_tokens);
     piece_ = (shape & 255) + token + (i < owner_runs ? shape >> 24 ? kPage : kRun : 0);
-    piece_offset_ = owner_place + token - entry * arguments_.block_tokens;
-    piece_block_ = entry == 0 ? owner_block : load_plan(arguments_.plan.block_table + owner_table + entry);
+    piece_offset_ = (owner_place + token - entry * arguments_.block_tokens) | (owner_table & kReadAgain);
+    piece_block_ = entry == 0 ? owner_block : load_plan(block_table(owner_table) + entry);
+  }
+
+  /// @param begin  as table_begin_
+  [[nodiscard]] __device__ __forceinline__ const std::int32_t* block_table(int begin) const {
+    return arguments_.plan.block_table + (begin & ~kReadAgain);
   }
 
   /// Copies a stage, of whose pieces the first 32 have been found. The window goes on to its end.
@@ -445,17 +451,16 @@ class StackFeeder {
   int to_own_;       ///< stages of the next tile in front of the first one that goes there
   std::uint32_t parity_ = 0;
   int pair_begin_ = 0, pairs_and_head_ = 0;
-  int segment_end_ = 0, next_segment_ = 0;                         ///< of the tile, and of the window
-  int table_begin_ = 0, first_block_ = 0, place_ = 0;              ///< of this lane's segment
+  int segment_end_ = 0, next_segment_ = 0;             ///< of the tile, and of the window
+  int table_begin_ = 0, first_block_ = 0, place_ = 0;  ///< of this lane's segment, the first with kReadAgain
   int segment_first_ = 0, segment_last_ = 0, segment_tokens_ = 0;  ///< slots of the tile that it holds
-  unsigned read_again_ = 0;  ///< a bit for each lane whose segment other tiles read, too, so that L2 should keep it
   int segment_pairs_ = 0;  ///< that see it: low | high << 8, kLimited where row_visible matters
   int slots_ = 0;          ///< of the tile
   int unit_ = 0;           ///< slots that a lane copies: a page or 16 tokens, 0 where segments do not begin with such
   int units_first_ = 0;    ///< where `unit_`: the slot of the first lane's unit
-  int piece_block_ = 0, piece_offset_ = 0;  ///< the page or piece of this lane in the next stage
-  bool piece_read_again_ = false;
-  int piece_ = 0, pieces_ = 0;              ///< its row in the stage, with kRun or kPage; of the window in the stage
+  int piece_block_ = 0,
+      piece_offset_ = 0;        ///< the page or piece of this lane in the next stage, the last with kReadAgain
+  int piece_ = 0, pieces_ = 0;  ///< its row in the stage, with kRun or kPage; of the window in the stage
 };
 
 }  // namespace espalier::gpu::sm90

@@ -80,10 +80,6 @@ void named_arrive(int id) {
 
 // ----------------------------------------------------------------------------------------------------- copy engine
 
-// Policies of a cache that the emulator does not have.
-inline std::uint64_t read_once_policy() { return 0; }
-inline std::uint64_t read_again_policy() { return 0; }
-
 template <class Value>
 Value load_plan(const Value* source) {
   return __ldg(source);

@@ -180,12 +180,16 @@ struct Program {
 /// Scratch memory of a program in one kernel that is left for its steps.
 inline constexpr std::size_t kStepScratchBytes = 28 * 1024;
 
+/// Prefix sums of a program at most, each of which takes memory of its own.
+inline constexpr std::size_t kScans = 2;
+
 /// A program in one kernel. What all steps ask the state for, first of all whether they are to run, is in the team's scratch
 /// memory meanwhile: each time they would wait for the device's memory.
 template <class Steps, class Context>
 struct TeamKernel {
   using Status = std::remove_reference_t<decltype(*std::declval<Context>().status)>;
-  static constexpr std::size_t kScratchBytes = sizeof(Status) + kStepScratchBytes + 2 * alignof(Status);
+  static constexpr std::size_t kScratchBytes =
+      sizeof(Status) + 2 * alignof(Status) + kStepScratchBytes + kScans * kTeamSumsBytes<kTeamThreads, sizeof(Sums)>;
 
   Context context;
 

@@ -8,21 +8,25 @@
 
 namespace espalier::derive {
 
+inline constexpr int kSumLanes = 32;  ///< neighbouring threads that exchange values without a barrier, on any GPU
+inline constexpr std::size_t kSumAlignment = 16;
+
+/// Of the team's scratch memory, for a TeamSums.
+template <int kMostThreads, std::size_t kValueBytes>
+inline constexpr std::size_t kTeamSumsBytes = kMostThreads / kSumLanes * kValueBytes + kSumAlignment;
+
 /// @tparam kMostThreads  of the team; on a GPU the team has a multiple of 32 threads
 /// @tparam kValueBytes   of a value at most, alignment included
 template <class Team, int kMostThreads, std::size_t kValueBytes>
 class TeamSums {
-  static constexpr int kLanes = 32;  ///< neighbouring threads that exchange values without a barrier, on any GPU
-  static constexpr std::size_t kAlignment = 16;
+  static constexpr int kLanes = kSumLanes;
 
  public:
-  /// Of the team's scratch memory.
-  static constexpr std::size_t kScratchBytes = kMostThreads / kLanes * kValueBytes + kAlignment;
-
   KOKKOS_FUNCTION explicit TeamSums(const Team& team)
       : team_(team),
-        scratch_(static_cast<char*>(team.team_scratch(0).get_shmem_aligned(std::ptrdiff_t(kScratchBytes - kAlignment),
-                                                                           std::ptrdiff_t(kAlignment)))) {}
+        scratch_(static_cast<char*>(team.team_scratch(0).get_shmem_aligned(
+            std::ptrdiff_t(kTeamSumsBytes<kMostThreads, kValueBytes> - kSumAlignment),
+            std::ptrdiff_t(kSumAlignment)))) {}
 
   /// run(i, own, before) for each item, where `own` is its value(i) and `before` the sum of those before it; total(sum)
   /// once, maybe before. first_value(i) is called once for each item before its value(i), and gives the same. Neighbouring threads
@@ -64,7 +68,7 @@ class TeamSums {
   /// What all groups give; `before` becomes what the groups before this one give.
   template <class Sum>
   KOKKOS_FUNCTION Sum sum_groups(const Sum& up_to, int lane, int group, Sum& before) const {
-    static_assert(sizeof(Sum) <= kValueBytes && alignof(Sum) <= kAlignment);
+    static_assert(sizeof(Sum) <= kValueBytes && alignof(Sum) <= kSumAlignment);
     Sum* const of_group = reinterpret_cast<Sum*>(scratch_);
     const int groups = team_.team_size() / lanes();
     if (lane == lanes() - 1) of_group[group] = up_to;

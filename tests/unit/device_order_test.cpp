@@ -191,6 +191,17 @@ TEMPLATE_LIST_TEST_CASE("forests on both sides of what one team takes come out t
   }
 }
 
+TEMPLATE_LIST_TEST_CASE("forests on both sides of what a team's scratch memory takes come out the same way",
+                        "[device_order]", test::ExecutionSpaces) {
+  Ordering<TestType> ordering(1800, 1800, 20000);
+  for (std::int32_t nodes = 1720; nodes <= 1800; nodes += 8) {
+    CAPTURE(nodes);
+    std::mt19937 random(static_cast<std::uint32_t>(nodes));
+    const auto forest = random_nodes(nodes, Shape::any_parent, 40, random);
+    REQUIRE(ordering.difference(forest, random_rows(forest, nodes, random), 16) == "");
+  }
+}
+
 TEMPLATE_LIST_TEST_CASE("100,000 nodes come out right, whatever their shape", "[device_order]", test::ExecutionSpaces) {
   constexpr std::int32_t kNodes = 100'000;
   Ordering<TestType> ordering(kNodes, kNodes, 4 * kNodes);

@@ -75,7 +75,7 @@ class OnTeam {
   using Sums = derive::TeamSums<Team, kFrontThreads, kValueBytes>;
 
  public:
-  static constexpr std::size_t kScratchBytes = Sums::kScratchBytes;
+  static constexpr std::size_t kScratchBytes = derive::kTeamSumsBytes<kFrontThreads, kValueBytes>;
 
   KOKKOS_FUNCTION OnTeam(const Team& team, const Context& c) : team_(team), c_(c), sums_(team) {}
 

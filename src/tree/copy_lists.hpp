@@ -15,7 +15,6 @@
 
 #include <Kokkos_Core.hpp>
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 
 #include "program.hpp"
@@ -25,6 +24,7 @@ namespace espalier::derive {
 
 inline constexpr std::int32_t kNowhere = -1;
 
+/// A step that tells where each list goes. All lists are told even where the program failed, since somebody waits.
 template <class Lists>
 struct TellPlaces {
   static constexpr const char* kLabel = "espalier::derive::tell_places";

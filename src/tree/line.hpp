@@ -107,7 +107,8 @@ struct Line {
   }
   /// @param offset  of the first token in its block, below block_tokens
   KOKKOS_FUNCTION std::int64_t blocks_for(std::int32_t offset, std::int32_t node_tokens) const {
-    static_assert(3 * std::int64_t{kMaxBlockTokens} < kInt32Max);  // divisions of 64 bits take many instructions
+    // The sum fits into 32 bits without a sign: divisions of 64 bits take many instructions.
+    static_assert(kInt32Max + 2 * std::int64_t{kMaxBlockTokens} <= UINT32_MAX);
     const auto size = std::uint32_t(block_tokens);
     return (std::uint32_t(offset) + std::uint32_t(node_tokens) + size - 1) / size;
   }

@@ -104,8 +104,8 @@ __device__ __forceinline__ void named_arrive(int id) {
 
 // -------------------------------------------------------------------------------------------------------------- L2
 
-/// Reads a plan, which L2 keeps from one layer to the next while their K and V pass through. Volatile, so that no load moves in front of a
-/// wait for who writes the plan.
+/// Reads a plan, which L2 keeps from one layer to the next while their K and V pass through. Volatile, so that no load moves
+/// in front of a wait for who writes the plan.
 __device__ __forceinline__ int load_plan(const int* source) {
   int value;
   asm volatile("ld.global.nc.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(source), "l"(kLastPolicy));

@@ -284,8 +284,9 @@ class StackConsumer {
     }
   }
 
-  /// Scores become weights, relative to the peak of their row. A peak is the highest score of its row's first stage, and rises where
-  /// weights then turn out to be large, which leaves most stages neither a maximum to find nor an output to scale.
+  /// Scores become weights, relative to the peak of their row. A peak is the highest score of its row's first stage, and
+  /// rises where weights then turn out to be large, which leaves most stages neither a maximum to find nor an output to
+  /// scale. A row that had no peak yet gets infinite ones, which are large, too.
   __device__ __forceinline__ void weigh(const float (&scores)[kScores], std::uint32_t (&weights)[kSlots / 4],
                                         float (&output)[kOutputs]) {
     const float scale = arguments_.weight_scale;

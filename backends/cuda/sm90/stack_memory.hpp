@@ -27,7 +27,8 @@ struct StageNotes {
   std::uint32_t intervals[Config<HeadDim>::kStageSlots];
 };
 
-/// Full: what the copy engine brings has arrived. Empty: each consuming warp has given it back for itself.
+/// Full: what the copy engine brings has arrived. Empty: each consuming warp has given it back for itself. Notes come and go
+/// with K, so that all lanes arrive there: those that wrote them, and those that have read them.
 template <int HeadDim>
 struct StackBarriers {
   static constexpr int kStages = Config<HeadDim>::kStages;

@@ -14,7 +14,8 @@
 //     are copied to scratch once, as floats, for all panels of the tile.
 //   narrow panels    s[t][lane] = k[t][:] . q[lane][:],         o[lane][:] += sum_t s[t][lane] * v[t][:]
 //     With 8 lanes or fewer a vector of lanes is mostly empty, so vectors run along d; K and V are read in place.
-//     CPU only: there a tile of few rows is bound by memory, and copying would double the traffic.
+//     CPU only: there a tile of few rows is bound by memory, and copying would double the traffic. Tokens may lie far
+//     apart (KV heads are between them), so that such a tile's chunks are short: kNarrowChunkTokens.
 //
 // A CPU attends neighbouring KV heads of a tile together, as far as their lanes fit: K and V of the heads of a token lie
 // side by side, so that memory is read in order. A GPU takes them one by one.
@@ -35,6 +36,7 @@
 namespace espalier::portable {
 
 inline constexpr int kChunkTokens = 64;
+inline constexpr int kNarrowChunkTokens = 32;  // rows of K and V that are read in place at once; README.md, "Tried"
 inline constexpr int kPanelLanes = 32;
 inline constexpr int kNarrowLanes = 8;
 inline constexpr int kSquare = 4;  // lanes times dimensions that are transposed in registers
@@ -256,7 +258,8 @@ struct AttendTiles {
   KOKKOS_FUNCTION void find_tokens(const Member& team, const detail::Tile& tile, Cursor& cursor,
                                    Chunk<Element>& chunk) const {
     const float rows = float(tile.row_end - tile.row_begin);
-    const int tokens = cursor.tokens < kChunkTokens ? cursor.tokens : kChunkTokens;
+    const int most = kOnHost && lanes_of(tile) <= kNarrowLanes ? kNarrowChunkTokens : kChunkTokens;
+    const int tokens = cursor.tokens < most ? cursor.tokens : most;
     for (int done = 0; done < tokens;) {
       const detail::Segment& s = p.plan.segments[cursor.segment];
       const int here = s.tokens - cursor.skip < tokens - done ? s.tokens - cursor.skip : tokens - done;

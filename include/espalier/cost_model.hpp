@@ -33,7 +33,7 @@ struct CostModel {
 
 /// The portable kernel on one core of a server CPU with AVX-512: between what `espalier calibrate` found for f32 and bf16
 /// on a virtual core of an Intel Xeon (Granite Rapids class).
-inline constexpr CostModel kCpuCostModel{0.2, 0.25, 0.1, 8.7, 92.0, 4, false, 32};
+inline constexpr CostModel kCpuCostModel{0.1, 0.22, 0.06, 10.0, 135.0, 4, false, 32};
 
 /// One thread block of the fused kernels. H200: from measured tiles (a 128 x 128 block in 1.7 us, 80 GB/s streamed by
 /// an SM, 2 us for a tile). A100, H100, MI300: the same tiles scaled by the vendor's bandwidth and matrix rate;

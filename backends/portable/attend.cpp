@@ -39,7 +39,7 @@ void attend(const Exec& exec, const detail::AttendParams& params) {
     using Tiles = AttendTiles<Exec, decltype(element)>;
     using Merge = MergePlan<Exec, decltype(element)>;
     Kokkos::parallel_for("espalier::attend::tiles", Tiles::policy(exec, params.plan.workers, params.head_dim),
-                         Tiles{params, Tiles::kOnHost ? exec.concurrency() : 1});
+                         Tiles{params});
     Kokkos::parallel_for("espalier::attend::merge",
                          typename Merge::Policy(exec, params.plan.rows * params.kv_heads, 1, kDimensionLanes<Exec>),
                          Merge{params});

@@ -4,10 +4,10 @@
 //   score[t] = soft_cap(scale * q . k[t]),  weight[t] = 2^(score[t] * log2(e) - peak),
 //   out = sum_t weight[t] v[t] / sum_t weight[t],  lse = ln(2) * (peak + log2(sum_t weight[t]))
 //
-// Mapping. A team runs the tiles of one worker, one after another. A lane is one (row, query head) of the tile: lane
-// l is row l / group and head l % group of the tile's KV head. Lanes are cut into panels of 32, 16, 8 or 4. Tokens
-// come in chunks of kChunkTokens; each panel turns a chunk into scores s[t][lane], scores into weights, and adds to
-// its output. There are two ways to do the two products:
+// Mapping. A team runs the tiles of one worker, one after another; a CPU thread then takes the next worker that is
+// left. A lane is one (row, query head) of the tile: lane l is row l / group and head l % group of the tile's KV
+// head. Lanes are cut into panels of 32, 16, 8 or 4. Tokens come in chunks of kChunkTokens; each panel turns a chunk
+// into scores s[t][lane], scores into weights, and adds to its output. There are two ways to do the two products:
 //
 //   wide panels      s[t][lane] = sum_d k[t][d] * q[d][lane],   o[d][lane] += sum_t v[t][d] * s[t][lane]
 //     A scalar of K or V, broadcast, times a vector of lanes; queries and output lie transposed. K and V of a chunk
@@ -66,7 +66,7 @@ struct ScratchLayout {
 
 template <class Exec, class Element>
 struct AttendTiles {
-  using Policy = Kokkos::TeamPolicy<Exec, Kokkos::Schedule<Kokkos::Dynamic>>;
+  using Policy = Kokkos::TeamPolicy<Exec>;
   using Member = typename Policy::member_type;
   static constexpr bool kOnHost =
       bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
@@ -74,7 +74,6 @@ struct AttendTiles {
   static constexpr int kTeamThreads = kOnHost ? 1 : kLanesOfTile / kPanelLanes;
 
   detail::AttendParams p;
-  int threads;  ///< that Kokkos gives equal ranges of teams; 1 on a GPU
 
   // -- scratch of a team
 
@@ -111,7 +110,7 @@ struct AttendTiles {
   }
 
   static Policy policy(const Exec& exec, int workers, int head_dim) {
-    return Policy(exec, workers, kTeamThreads, kOnHost ? 1 : kPanelLanes)
+    return Policy(exec, kOnHost ? exec.concurrency() : workers, kTeamThreads, kOnHost ? 1 : kPanelLanes)
         .set_scratch_size(1, Kokkos::PerTeam(scratch_bytes(head_dim)));
   }
 
@@ -122,7 +121,18 @@ struct AttendTiles {
     Scratch scratch;
     // NOLINTNEXTLINE(performance-no-int-to-ptr): Kokkos aligns scratch memory to 8 bytes only
     carve(reinterpret_cast<char*>((base + 63) / 64 * 64), p.head_dim, scratch);
-    const int worker = worker_of(team.league_rank());
+    if constexpr (kOnHost)
+      for (int worker = next_worker(); worker < p.plan.workers; worker = next_worker())
+        attend_worker(team, worker, scratch);
+    else
+      attend_worker(team, team.league_rank(), scratch);
+  }
+
+  /// Threads take the workers in order, as a plan expects. Kokkos' dynamic schedule does not: its threads have ranges of
+  /// their own, and one that is done takes over others' from their ends.
+  KOKKOS_FUNCTION int next_worker() const { return Kokkos::atomic_fetch_inc(p.plan.next_worker); }
+
+  KOKKOS_FUNCTION void attend_worker(const Member& team, int worker, const Scratch& scratch) const {
     const int end = p.plan.worker_begin[worker + 1];
     for (int number = p.plan.worker_begin[worker]; number < end;) {
       const detail::Tile tile = tile_of_plan(number);
@@ -130,16 +140,6 @@ struct AttendTiles {
       attend_tile(team, tile, heads, scratch);
       number += heads;
     }
-  }
-
-  /// Threads begin with ranges of teams far apart; so that all of them together go through the workers in order, as a
-  /// plan expects, those of a range are every so many'th.
-  KOKKOS_FUNCTION int worker_of(int team) const {
-    const int size = p.plan.workers / threads;
-    const int longer = p.plan.workers % threads;  // ranges of one more
-    const int in_longer = longer * (size + 1);
-    if (team < in_longer) return team % (size + 1) * threads + team / (size + 1);
-    return (team - in_longer) % size * threads + longer + (team - in_longer) / size;
   }
 
   KOKKOS_FUNCTION detail::Tile tile_of_plan(int number) const {

@@ -9,6 +9,10 @@
 
 namespace espalier::portable {
 
+template <class Exec>
+inline constexpr bool kMergesOnHost =
+    bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
+
 /// Merges `count` partials of one (row, query head) and writes its result; the team shares the dimensions.
 /// @param partial_out  partial_out(i): the i-th partial's own normalised output, [head_dim]
 /// @param partial_lse  partial_lse(i): its lse
@@ -23,8 +27,7 @@ KOKKOS_FUNCTION void merge_row(const Member& team, int count, int head_dim, cons
     if (partial_lse(i) != kMinusInfinity) sum += Kokkos::exp(partial_lse(i) - top);
   const float inverse = sum == 0 ? 0.0f : 1 / sum;
   // Dimensions in runs, each of which weighs every partial anew: on a CPU the sums of 128 fill half of its registers.
-  constexpr bool kOnHost = bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Exec::memory_space>::accessible);
-  constexpr int kRun = kOnHost ? 128 : 16;
+  constexpr int kRun = kMergesOnHost<Exec> ? 128 : 16;
   Kokkos::parallel_for(Kokkos::TeamVectorRange(team, (head_dim + kRun - 1) / kRun), [&](int run) {
     const int begin = run * kRun;
     const int dims = head_dim - begin < kRun ? head_dim - begin : kRun;
@@ -51,6 +54,8 @@ struct MergePlan {
   detail::AttendParams p;
 
   KOKKOS_FUNCTION void operator()(const Member& team) const {
+    if constexpr (kMergesOnHost<Exec>)
+      if (team.league_rank() == 0) *p.plan.next_worker = 0;  // for the next attention
     const int row = team.league_rank() / p.kv_heads;
     const int kv_head = team.league_rank() % p.kv_heads;
     const int begin = p.plan.merge_begin[row];

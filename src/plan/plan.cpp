@@ -170,6 +170,7 @@ struct Plan<Exec>::Impl {
   Array<std::int64_t> cost_before;
   Array<std::int32_t> worker_begin, merge_begin, merge_cursor, merge_partials, merge_entered, partial_row;
   Array<float> partial_out, partial_lse;
+  Array<std::int32_t> next_worker;
   Array<char> scratch;
 
   Impl(const Exec& exec, const PlanConfig& given)
@@ -209,6 +210,10 @@ struct Plan<Exec>::Impl {
     const std::size_t partial_rows = std::size_t(capacity.partials) * config.heads.group();
     allocate(partial_out, "espalier::Plan::partial_out", partial_rows * config.heads.head_dim);
     allocate(partial_lse, "espalier::Plan::partial_lse", partial_rows);
+    if constexpr (kRunsOnHost<Exec>) {
+      allocate(next_worker, "espalier::Plan::next_worker", 1);
+      next_worker(0) = 0;
+    }
     portable::reserve_scratch(exec, config.scalar, config.heads.head_dim, config.workers);
   }
 
@@ -404,6 +409,7 @@ detail::PlanView Plan<Exec>::view() const {
   view.block_table = impl_->tree.block_table;
   view.partial_out = impl_->partial_out.data();
   view.partial_lse = impl_->partial_lse.data();
+  view.next_worker = impl_->next_worker.data();
   return view;
 }
 

@@ -75,8 +75,9 @@ struct PlanView {
   const std::int32_t* row_visible;     ///< [rows]
   const std::int32_t* row_index;       ///< [rows]
   const std::int32_t* block_table;
-  float* partial_out;  ///< [partials, group, head_dim]
-  float* partial_lse;  ///< [partials, group]  natural log
+  float* partial_out;         ///< [partials, group, head_dim]
+  float* partial_lse;         ///< [partials, group]  natural log
+  std::int32_t* next_worker;  ///< [1]  the first that no CPU thread has taken, 0 between attentions; null on a GPU
 };
 
 enum class ScalarType : std::uint8_t { f32, f16, bf16 };

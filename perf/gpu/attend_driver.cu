@@ -262,9 +262,15 @@ Options parse(int count, char** values) {
       o.validate = std::stoi(next());
     else if (key == "--seed")
       o.seed = std::stoi(next());
-    else if (key == "--only")
+    else if (key == "--only") {
       o.only = next();
-    else if (key == "--no-parts")
+      const std::size_t unknown = o.only.find_first_not_of("abcdefghijklmnopqrst");
+      if (unknown != std::string::npos) {
+        std::fprintf(stderr, "attend_driver: --only is %s, expected letters a to t, not '%c'\n", o.only.c_str(),
+                     o.only[unknown]);
+        std::exit(2);
+      }
+    } else if (key == "--no-parts")
       o.parts = false;
     else if (key == "--workers")
       o.planner.workers = std::stoi(next());

@@ -57,7 +57,7 @@ class StackPlanner {
 
   FusedPlan plan(Way way) {
     find_stacks(false);
-    if (way == Way::whole && alternates()) {
+    if (way != Way::cut && alternates()) {
       plan_ = {};
       stacks_.clear();
       find_stacks(true);
@@ -71,6 +71,7 @@ class StackPlanner {
 
  private:
   static constexpr int kHalfPairs = detail::kTilePairs / 2;
+  static constexpr int kFewBlocks = 4;  ///< that both halves see: none of fewer come before early halves
 
   /// Rows with the same stacks.
   struct Rows {
@@ -116,7 +117,7 @@ class StackPlanner {
   }
 
   /// A node whose pairs fill more tiles in stacks than by themselves by an eighth gets stacks of its own.
-  /// @param alternate  every other stack begins with its halves
+  /// @param alternate  every other stack has its halves early
   void find_stacks(bool alternate) {
     const std::vector<Rows> all = rows_of_stacks();
     std::vector<int> tiles_below(at(tree_.nodes()), 0);
@@ -137,23 +138,23 @@ class StackPlanner {
     for (std::size_t i = 0; i < all.size(); ++i) add_stacks(all[i], alone, node, alternate && i % 2 == 1);
   }
 
-  /// Workers that take whole stacks would all be above at the same time, when memory has nothing to do, and then all wait for
-  /// memory below. Where halves take longer to arrive than to compute, but not longer than everything, every other stack has
-  /// them first.
+  /// Workers that begin with the same kind of block would all be above at the same time, when memory has nothing to do, and then
+  /// all wait for memory below. Where halves bring most of the bytes, and these do not take longer than everything, every other
+  /// stack has its halves early.
   [[nodiscard]] bool alternates() const {
-    double all = 0, halves = 0;
+    double all = 0, half_bytes = 0;
     for (const Stack& s : stacks_) {
       const StackCost cost = cost_of(s);
       all += cost.of(0, cost.blocks);
-      halves += cost.of(cost.half_begin, cost.half_end) - cost.tile;
+      half_bytes += 4.0 * detail::kTileSlots * config_.head_dim * (s.half_end - s.half_begin);
     }
-    const double memory = transfer(kv_bytes_) * config_.workers;
-    return halves < memory && memory < 0.8 * all;
+    return 2 * half_bytes > kv_bytes_ && transfer(kv_bytes_) * config_.workers < 0.8 * all;
   }
 
   /// @param node  the first that does not come before the rows; goes on behind them
-  /// @param halves_first  what both halves see comes last
-  void add_stacks(const Rows& rows, const std::vector<bool>& alone, int& node, bool halves_first) {
+  /// @param early  halves come behind the first block of what both see, which others read, too: behind none of it every worker
+  ///               would begin with a long wait
+  void add_stacks(const Rows& rows, const std::vector<bool>& alone, int& node, bool early) {
     const int segment_begin = static_cast<int>(plan_.segments.size());
     std::vector<int> shared;
     for (int i = rows.above; i >= 0; i = tree_.parent[at(i)]) {
@@ -178,10 +179,18 @@ class StackPlanner {
       add_segment(of_node, first_token, tokens);
       slots += detail::stack_slots(tokens);
     };
-    const auto add_shared = [&] {
-      for (int i : shared) add(i, 0, tree_.tokens[at(i)]);
+    int shared_slots = 0;
+    for (int i : shared) shared_slots += detail::stack_slots(tree_.tokens[at(i)]);
+    const int before = !early ? shared_slots : shared_slots < kFewBlocks * detail::kTileSlots ? 0 : detail::kTileSlots;
+    const auto add_shared = [&](int from, int to) {
+      int node_begin = 0;
+      for (int i : shared) {
+        const int first = std::max(from - node_begin, 0), last = std::min(to - node_begin, tree_.tokens[at(i)]);
+        if (first < last) add(i, first, last - first);
+        node_begin += detail::stack_slots(tree_.tokens[at(i)]);
+      }
     };
-    if (!halves_first) add_shared();
+    add_shared(0, before);
     const int half_begin = slots;
     std::size_t next[2] = {0, 0};
     for (int half = 0; next[0] < halves[0].size() || next[1] < halves[1].size(); half ^= 1) {
@@ -196,7 +205,7 @@ class StackPlanner {
       }
     }
     const int half_end = slots;
-    if (halves_first) add_shared();
+    add_shared(before, shared_slots);
     add_stacks(rows, segment_begin, slots, half_begin, half_end);
   }
 

@@ -119,7 +119,7 @@ bool measure(const Options& options, const std::string& name, const Heads& heads
   const auto begin = std::chrono::steady_clock::now();
   const perf::FusedPlan plan = perf::plan_fused(tree, config);
   const double plan_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
-  const DevicePlan device_plan(tree, plan, config.workers, heads.dim);
+  const DevicePlan device_plan(tree, plan, heads.dim);
   cudaStream_t stream;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   const auto params = [&](int layer) {
@@ -201,7 +201,7 @@ bool validate_case(std::uint32_t seed, int head_dim, bool verbose) {
   config.workers = pick({132, 132, 7, 40});
   config.short_tokens = pick({16, 1, 200});
   const perf::FusedPlan plan = perf::plan_fused(tree, config);
-  const DevicePlan device_plan(tree, plan, config.workers, dim);
+  const DevicePlan device_plan(tree, plan, dim);
   const FusedParams params = {problem.params(0), device_plan.view(), tree.rows(), true};
   Error error;
   for (int run = 0; run < 2; ++run) {

@@ -316,7 +316,7 @@ class Problem {
 /// A host plan on the device.
 class DevicePlan {
  public:
-  DevicePlan(const perf::Tree& tree, const perf::FusedPlan& plan, int workers, int head_dim)
+  DevicePlan(const perf::Tree& tree, const perf::FusedPlan& plan, int head_dim)
       : header_(std::vector{plan.header}),
         segments_(plan.segments),
         tiles_(plan.tiles),
@@ -330,7 +330,7 @@ class DevicePlan {
         partial_lse_(static_cast<std::size_t>(plan.partials)) {
     partial_out_.fill(0xff);
     partial_lse_.fill(0xff);
-    view_ = {workers,
+    view_ = {static_cast<std::int32_t>(plan.worker.size()),
              tree.rows(),
              plan.merge_entries.empty() ? 0 : 1,
              header_.data(),

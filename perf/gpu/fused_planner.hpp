@@ -7,6 +7,7 @@
 // stacks, or parts of one stack each, whichever is predicted to take less time.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -27,8 +28,11 @@ struct PlannerConfig {
   double tile = 1.8;           ///< of a tile
   double more_segments = 1.2;  ///< more for a tile of several segments
   double merge = 2;            ///< of a merge that has something to do
+  double merge_round = 0.75;   ///< more for each further round of partials that a merge has in flight
+  double apart = 0.7;          ///< less where half of the multiprocessors, or more, are left to the merge before
   double alike = 1;            ///< less for parts of one stack each: no partial is a small rest
   double memory_rate = 4200;   ///< GB/s
+  double worker_rate = 40;     ///< GB/s that one multiprocessor draws at most
   double partial_bytes = 512;  ///< written and read for one partial
   int short_tokens = 40;       ///< nodes with fewer tokens get no stacks of their own
 };
@@ -71,6 +75,7 @@ class StackPlanner {
 
  private:
   static constexpr int kHalfPairs = detail::kTilePairs / 2;
+  static constexpr int kPartialsInFlight = 8;
   static constexpr int kFewBlocks = 4;  ///< that both halves see: none of fewer come before early halves
 
   /// Rows with the same stacks.
@@ -265,47 +270,80 @@ class StackPlanner {
     }
     // Where memory takes longer than the matrix units do, a block takes its worker's share of the memory.
     const bool waits = transfer(kv_bytes_) * config_.workers > all;
-    if (waits) {
-      const double share = transfer(4.0 * detail::kTileSlots * config_.head_dim) * config_.workers;
-      for (StackCost& cost : line) {
+    const auto shared_by = [&](int workers) {
+      std::vector<StackCost> costs = line;
+      const double bytes = 4.0 * detail::kTileSlots * config_.head_dim;
+      const double share = waits ? std::max(transfer(bytes) * workers, bytes / (config_.worker_rate * 1e3)) : 0.0;
+      for (StackCost& cost : costs) {
         cost.block = std::max(cost.block, share);
         cost.half_block = std::max(cost.half_block, share);
       }
-    }
+      return costs;
+    };
     const int stacks = static_cast<int>(line.size());
-    const bool alike = way == Way::cut_alike && stacks > 0 && 2 * stacks <= config_.workers;
-    double finish = 0;
-    if (alike) {
-      for (int i = 0; i < stacks; ++i) {
-        Spans parts;
-        finish = std::max(finish, spread({line[at(i)]}, config_.workers / stacks, false, parts));
-        for (auto& part : parts) {
-          for (Span& span : part) span.stack = i;
-          spans_.push_back(part);
-        }
-      }
-      spans_.resize(at(config_.workers));
-    } else {
-      finish = spread(line, config_.workers, way == Way::whole, spans_);
+    if (way != Way::cut_alike || stacks == 0 || 2 * stacks > config_.workers) {
+      const double finish = spread(shared_by(config_.workers), config_.workers, way == Way::whole, spans_);
+      plan_.predicted = predicted(spans_, finish);
+      return;
     }
-    double partials = 0;  // but for those of whole stacks, which are mostly direct
-    int used = 0;
-    for (const auto& list : spans_) {
-      used += list.empty() ? 0 : 1;
+    // Fewer parts bring fewer partials, and leave multiprocessors to the merge before.
+    plan_.predicted = HUGE_VAL;
+    for (int parts = config_.workers / stacks; parts >= 2; --parts) {
+      Spans spans;
+      const double finish = cut_alike(shared_by(parts * stacks), parts, spans);
+      const double all_in_all = predicted(spans, finish) - config_.alike;
+      if (all_in_all >= plan_.predicted) continue;
+      plan_.predicted = all_in_all;
+      spans_ = std::move(spans);
+    }
+  }
+
+  /// @returns when the last worker has finished
+  double cut_alike(const std::vector<StackCost>& line, int parts, Spans& spans) const {
+    double finish = 0;
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      Spans of_stack;
+      finish = std::max(finish, spread({line[i]}, parts, false, of_stack));
+      for (auto& part : of_stack) {
+        for (Span& span : part) span.stack = static_cast<int>(i);
+        spans.push_back(std::move(part));
+      }
+    }
+    return finish;
+  }
+
+  static int used(const Spans& spans) {
+    return static_cast<int>(std::count_if(spans.begin(), spans.end(), [](const auto& list) { return !list.empty(); }));
+  }
+
+  /// With the merge: of tiles that hold parts of stacks, since whole ones are mostly direct.
+  [[nodiscard]] double predicted(const Spans& spans, double finish) const {
+    double partials = 0;
+    std::vector<int> parts_of(stacks_.size(), 0);
+    for (const auto& list : spans) {
       for (const Span& span : list) {
         const Stack& s = stacks_[at(span.stack)];
+        ++parts_of[at(span.stack)];
         if (span.end - span.begin < blocks_of(s.slots)) partials += s.pairs;
       }
     }
-    if (waits && alike) finish *= static_cast<double>(used) / config_.workers;  // fewer share the memory
-    plan_.predicted = std::max(finish, transfer(kv_bytes_)) + transfer(partials * config_.partial_bytes) +
-                      (partials > 0 ? config_.merge : 0.0) - (alike ? config_.alike : 0.0);
+    const double main = std::max(finish, transfer(kv_bytes_));
+    if (partials == 0) return main;
+    const int most = *std::max_element(parts_of.begin(), parts_of.end());
+    const int further_rounds = (most - 1) / kPartialsInFlight;
+    const double idle = static_cast<double>(config_.workers - used(spans)) / config_.workers;
+    return main + transfer(partials * config_.partial_bytes) + config_.merge + config_.merge_round * further_rounds -
+           config_.apart * std::min(2 * idle, 1.0);
   }
 
   // ------------------------------------------------------------------------------------------------------ tiles
 
   void emit_tiles() {
     plan_.header.rows = tree_.rows();
+    // Blocks without tiles would keep the merge before from multiprocessors.
+    spans_.erase(std::remove_if(spans_.begin(), spans_.end(), [](const auto& list) { return list.empty(); }),
+                 spans_.end());
+    if (spans_.empty()) spans_.emplace_back();
     for (const auto& list : spans_) {
       const int begin = static_cast<int>(plan_.tiles.size());
       for (const Span& span : list) emit_tile(stacks_[at(span.stack)], span);

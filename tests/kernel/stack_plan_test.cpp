@@ -363,39 +363,59 @@ TEMPLATE_LIST_TEST_CASE("the halves of a stack take turns of whole blocks", "[st
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("every other stack begins with its halves where memory would else have nothing to do above",
+TEMPLATE_LIST_TEST_CASE("every other stack has its halves early where memory would else have nothing to do above",
                         "[stacks]", ExecutionSpaces) {
   const TestType exec;
-  const auto tree_of = [](std::int32_t leaf) {
-    std::vector<NodeSpec> nodes{{-1, 500}};
-    for (std::int32_t i = 0; i < 160; ++i) nodes.push_back({0, leaf});
-    return nodes;
+  struct Case {
+    std::vector<std::int32_t> trunk;  // tokens, from the root down
+    int front;                        // slots of it before early halves
   };
-  PlanConfig config;
-  config.heads = {64, 1, 128};
-  config.scalar = Scalar::bf16;
-  config.workers = 88;
-  const TreeSnapshot longest = make_snapshot(tree_of(130), {}, 16);
-  TreeSnapshot snapshot = longest;
-  snapshot.tokens = make_snapshot(tree_of(123), {}, 16).tokens;
-  snapshot.row_visible = make_snapshot(tree_of(123), {}, 16).row_visible;
-  config.capacity = StackPlan<TestType>::required_capacity(snapshot, config, exec);
-  StackPlan<TestType> plan(exec, config);
-  TreeArrays<TestType> arrays(exec, snapshot);
-  plan.update(exec, arrays.view());
-  CHECK(wrong_in(exec, plan, snapshot) == "");
-  const FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
-  int trunk_first = 0;
-  for (const detail::FusedTile& tile : planned.tiles) {
-    const detail::FusedSegment& first = planned.segments[std::size_t(tile.segment_begin)];
-    trunk_first += first.row_end - first.row_begin == 160 ? 1 : 0;
-  }
-  CHECK(planned.tiles.size() == 80);
-  CHECK(trunk_first == 40);
+  // A trunk of one node, which is parted; one whose root is all of the front, not a block long; the same of a whole block;
+  // one that is too short.
+  for (const Case& c : {Case{{500}, 128}, {{90, 420}, 96}, {{128, 384}, 128}, {{460}, 0}}) {
+    INFO("a trunk of " << c.trunk.size() << " nodes, the root of " << c.trunk[0] << " tokens");
+    const auto tree_of = [&](std::int32_t leaf) {
+      std::vector<NodeSpec> nodes;
+      for (const std::int32_t tokens : c.trunk) nodes.push_back({std::int32_t(nodes.size()) - 1, tokens});
+      const auto parent = std::int32_t(nodes.size()) - 1;
+      for (std::int32_t i = 0; i < 160; ++i) nodes.push_back({parent, leaf});
+      return nodes;
+    };
+    PlanConfig config;
+    config.heads = {64, 1, 128};
+    config.scalar = Scalar::bf16;
+    config.workers = 88;
+    const TreeSnapshot longest = make_snapshot(tree_of(130), {}, 16);
+    TreeSnapshot snapshot = longest;
+    snapshot.tokens = make_snapshot(tree_of(123), {}, 16).tokens;
+    snapshot.row_visible = make_snapshot(tree_of(123), {}, 16).row_visible;
+    config.capacity = StackPlan<TestType>::required_capacity(snapshot, config, exec);
+    StackPlan<TestType> plan(exec, config);
+    TreeArrays<TestType> arrays(exec, snapshot);
+    plan.update(exec, arrays.view());
+    CHECK(wrong_in(exec, plan, snapshot) == "");
+    const FusedPlanArrays planned = fused_plan_arrays(exec, plan.view(), config.heads);
+    int early = 0, wrong_front = 0;
+    for (const detail::FusedTile& tile : planned.tiles) {
+      int front = 0, behind = 0;  // slots of the trunk
+      bool after_leaf = false;
+      for (int s = tile.segment_begin; s < tile.segment_end; ++s) {
+        const detail::FusedSegment& segment = planned.segments[std::size_t(s)];
+        const bool is_leaf = segment.row_end - segment.row_begin == 1;
+        after_leaf = after_leaf || is_leaf;
+        if (!is_leaf) (after_leaf ? behind : front) += detail::stack_slots(segment.tokens);
+      }
+      early += behind > 0 ? 1 : 0;
+      wrong_front += behind > 0 && front != c.front ? 1 : 0;
+    }
+    CHECK(planned.tiles.size() == 80);
+    CHECK(early == 40);
+    CHECK(wrong_front == 0);
 
-  arrays.upload(exec, longest);
-  plan.grow(exec, arrays.view());
-  CHECK(wrong_in(exec, plan, longest) == "");
+    arrays.upload(exec, longest);
+    plan.grow(exec, arrays.view());
+    CHECK(wrong_in(exec, plan, longest) == "");
+  }
 }
 
 TEMPLATE_LIST_TEST_CASE("a node that would be in many half-empty stacks has tiles of its own", "[stacks]",

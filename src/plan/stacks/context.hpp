@@ -7,7 +7,7 @@
 // alone is more:
 //
 //   slots  [ the big nodes above | small nodes that the middle pair is inside of | the others, by turns of the two halves ]
-//   or     [ the others, by turns of the two halves | the big nodes above | small nodes that the middle pair is inside of ]
+//   or     [ a block of the topmost | the others, by turns of the two halves | the rest above and around the middle ]
 //
 // A node seen by the first 64 pairs alone is in the first *half*, one seen by the others in the second; a *turn* is some
 // blocks of 128 slots of one half, so that the two warpgroups of a kernel, each of which has 64 pairs and leaves out what
@@ -112,6 +112,16 @@ struct alignas(kSumBytes) Stack {
   std::int32_t first_node, middle_node, end_node;
   std::int32_t half_slots[2];
   std::int32_t turn_slots;  ///< of a turn, a multiple of 128
+  std::int32_t top_slots;   ///< of the topmost node that both halves see
+
+  KOKKOS_FUNCTION std::int32_t shared_slots() const { return above_slots + inner_slots; }
+  /// Of the topmost node in front of halves that come early: a block, which others read, too. Behind none of it every worker
+  /// would begin with a long wait. But few slots stay together.
+  KOKKOS_FUNCTION std::int32_t early_slots() const {
+    if (shared_slots() < kFewBlocks * detail::kTileSlots) return 0;
+    return top_slots < detail::kTileSlots ? top_slots : std::int32_t(detail::kTileSlots);
+  }
+  KOKKOS_FUNCTION bool splits_top() const { return early_slots() > 0 && early_slots() < top_slots; }
 };
 
 /// A place in the line of streams, which a worker's span begins with: ordered as the line is.
@@ -155,7 +165,7 @@ struct Totals {
   std::int32_t stacks;  ///< of units
   NodeSums nodes;
   StackSums all;
-  std::int32_t alternate;  ///< 1: every other stack begins with its halves
+  std::int32_t alternate;  ///< 1: every other stack has its halves early
   std::int32_t alike;      ///< 1: kCutAlike cuts each stream into as many parts
   Spans spans[kWays];
   std::int32_t way;  ///< the best one

@@ -12,6 +12,7 @@ namespace espalier::plan::stacks {
 /// How stacks are made. Small integers, tuned with the kernels.
 inline constexpr std::int32_t kShortTokens = 40;  ///< nodes with fewer tokens never get tiles of their own
 inline constexpr std::int32_t kTurns = 16;        ///< that each half of a stack's pairs has, at most
+inline constexpr std::int32_t kFewBlocks = 4;     ///< that both halves see: none of fewer come before early halves
 inline constexpr std::int32_t kWindowOfSmall =
     8;  ///< full stacks between places where packing begins afresh, of a small tree,
 inline constexpr std::int32_t kWindowOfLarge = 32;  ///< and of a large one

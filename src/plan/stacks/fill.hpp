@@ -118,8 +118,13 @@ struct FillSegments {
     const std::int32_t number = c.totals->nodes.alone + stack;
     const Turns turns(c, number);
     const Stack& s = turns.s;
-    std::int32_t place = s.before.segments + turns.shared_segments_end();
-    const auto enter = [&](std::int32_t node, std::int32_t tokens) { write(--place, node, 0, tokens, node); };
+    std::int32_t place = s.before.segments + turns.shared_segments_end(), begin = turns.shared;
+    const auto enter = [&](std::int32_t node, std::int32_t tokens) {
+      begin -= detail::stack_slots(tokens);
+      const std::int32_t parted = Kokkos::min(turns.parted(begin), tokens);
+      if (parted < tokens) write(--place, node, parted, tokens - parted, node);
+      if (parted > 0) write(s.before.segments, node, 0, parted, parted < tokens ? ~node : node);
+    };
     c.for_each_inner(s, enter);
     c.for_each_above(s, enter);
     const std::int32_t end = c.stack[number + 1].before.segments;

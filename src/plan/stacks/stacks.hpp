@@ -181,7 +181,7 @@ struct StreamCost {
     full = costs.full;
     half = costs.half;
     blocks = div_up(s.slots, detail::kTileSlots);
-    half_begin = div_up(s.above_slots + s.inner_slots, detail::kTileSlots);
+    half_begin = div_up(s.shared_slots(), detail::kTileSlots);
     half_end = s.half_slots[0] + s.half_slots[1] > 0 ? blocks : half_begin;
   }
   /// Blocks in front of one.
@@ -218,7 +218,7 @@ struct SumStacks {
   KOKKOS_FUNCTION static StackSums measure(const Context& c, std::int32_t number) {
     const std::int32_t alone = c.totals->nodes.alone;
     Stack s = number < alone ? of_alone(c, c.alone_node[number]) : of_units(c, number - alone);
-    s.slots = s.above_slots + s.inner_slots + s.half_slots[0] + s.half_slots[1];
+    s.slots = s.shared_slots() + s.half_slots[0] + s.half_slots[1];
     s.tiles = s.slots > 0 ? std::int32_t(tiles_of(std::int64_t(s.row_end - s.row_begin) * c.group)) : 0;
     s.before = own_sums(c, s);
     c.stack[number] = s;
@@ -237,7 +237,7 @@ struct SumStacks {
  private:
   /// Workers that take whole stacks would all be above at the same time, when memory has nothing to do, and then all wait for
   /// memory below. Where halves take longer to arrive than to compute, but not longer than everything, every other stack has
-  /// them first.
+  /// them early.
   KOKKOS_FUNCTION static bool alternates(const Context& c, const StackSums& all) {
     const std::int64_t memory = memory_cost(c) * c.workers;
     const std::int64_t streams = std::int64_t(all.tiles) * c.kv_heads;
@@ -271,13 +271,15 @@ struct SumStacks {
         s.merged = 1;
       } else if (node.tokens > 0) {
         ++s.above_segments;
-        s.above_slots += detail::stack_slots(node.tokens);
+        s.top_slots = detail::stack_slots(node.tokens);
+        s.above_slots += s.top_slots;
       }
       number_of_node = node.parent;
     }
     c.for_each_inner(s, [&](std::int32_t, std::int32_t tokens) {
       ++s.inner_segments;
       s.inner_slots += detail::stack_slots(tokens);
+      if (s.above_segments == 0) s.top_slots = detail::stack_slots(tokens);
     });
     s.half_slots[0] = slots_between(c, s.first_node, s.middle_node);
     s.half_slots[1] = slots_between(c, s.middle_node, s.end_node);
@@ -295,6 +297,7 @@ struct SumStacks {
     sums.half_cost = s.tiles * cost.halves();
     sums.pairs = s.merged != 0 && s.tiles > 0 ? std::int64_t(s.row_end - s.row_begin) * c.group : 0;
     sums.segments = s.above_segments + s.inner_segments + c.before[s.end_node].listed - c.before[s.first_node].listed;
+    sums.segments += s.splits_top() ? 1 : 0;
     for (const std::int32_t slots : s.half_slots)
       sums.segments += slots > 0 ? div_up(slots + detail::kTileSlots, s.turn_slots) - 1 : 0;  // further parts of nodes
     return sums;

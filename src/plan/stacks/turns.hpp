@@ -13,24 +13,26 @@ struct Turns {
   const Context& c;
   const Stack& s;
   std::int32_t shared;  ///< slots that are not in a half
-  bool halves_first;
-  std::int32_t first;  ///< slots of the first half's first turn
-  std::int32_t place;  ///< of the stack's turns in the arrays
+  bool is_early;        ///< the halves are
+  std::int32_t front;   ///< slots in front of them
+  std::int32_t first;   ///< slots of the first half's first turn
+  std::int32_t place;   ///< of the stack's turns in the arrays
 
   /// @param number  of the stack
   KOKKOS_FUNCTION Turns(const Context& context, std::int32_t number)
       : c(context),
         s(context.stack[number]),
-        shared(s.above_slots + s.inner_slots),
-        halves_first(context.totals->alternate != 0 && s.alone == 0 && (number - context.totals->nodes.alone) % 2 == 1),
-        first(s.turn_slots - slots_in_front() % detail::kTileSlots),
+        shared(s.shared_slots()),
+        is_early(context.totals->alternate != 0 && s.alone == 0 && (number - context.totals->nodes.alone) % 2 == 1),
+        front(is_early ? s.early_slots() : shared),
+        first(s.turn_slots - front % detail::kTileSlots),
         place((number - context.totals->nodes.alone) * kOfStack) {}
 
-  /// Of the halves.
-  KOKKOS_FUNCTION std::int32_t slots_in_front() const { return halves_first ? 0 : shared; }
-  KOKKOS_FUNCTION std::int32_t shared_begin() const { return halves_first ? s.slots - shared : 0; }
-  KOKKOS_FUNCTION bool is_shared(std::int32_t slot) const {
-    return slot >= shared_begin() && slot < shared_begin() + shared;
+  [[nodiscard]] KOKKOS_FUNCTION std::int32_t slots_of_halves() const { return s.slots - shared; }
+  KOKKOS_FUNCTION bool is_shared(std::int32_t slot) const { return slot < front || slot >= front + slots_of_halves(); }
+  /// The slots in front of halves of the node that begins at a shared slot; 0 where they do not part it.
+  KOKKOS_FUNCTION std::int32_t parted(std::int32_t shared_slot) const {
+    return is_early && shared_slot == 0 ? front : 0;
   }
 
   /// The first slot of a turn in its half; its end where there is no such turn.
@@ -48,7 +50,7 @@ struct Turns {
   }
   /// Slots of the stack in front of a turn.
   KOKKOS_FUNCTION std::int32_t slots_before(std::int32_t half, std::int32_t turn) const {
-    return slots_in_front() + begin(half, turn) + (half == 0 ? begin(1, turn) : begin(0, turn + 1));
+    return front + begin(half, turn) + (half == 0 ? begin(1, turn) : begin(0, turn + 1));
   }
 
   KOKKOS_FUNCTION std::int32_t first_node(std::int32_t half) const { return half == 0 ? s.first_node : s.middle_node; }
@@ -71,18 +73,17 @@ struct Turns {
   }
   /// Segments of the stack in front of a turn.
   KOKKOS_FUNCTION std::int32_t segments_before(std::int32_t half, std::int32_t turn) const {
-    return (halves_first ? 0 : shared_segments()) + segments_of_half(0, half == 0 ? turn : turn + 1) +
-           segments_of_half(1, turn);
+    return front_segments() + segments_of_half(0, half == 0 ? turn : turn + 1) + segments_of_half(1, turn);
   }
-  KOKKOS_FUNCTION std::int32_t shared_segments() const { return s.above_segments + s.inner_segments; }
-  KOKKOS_FUNCTION std::int32_t segments_of_halves() const {
-    return segments_of_half(0, count(0)) + segments_of_half(1, count(1));
+  KOKKOS_FUNCTION std::int32_t shared_segments() const {
+    return s.above_segments + s.inner_segments + (is_early && s.splits_top() ? 1 : 0);
+  }
+  KOKKOS_FUNCTION std::int32_t front_segments() const { return !is_early ? shared_segments() : front > 0 ? 1 : 0; }
+  KOKKOS_FUNCTION std::int32_t segments() const {
+    return shared_segments() + segments_of_half(0, count(0)) + segments_of_half(1, count(1));
   }
   /// The end of those that are not in a half.
-  KOKKOS_FUNCTION std::int32_t shared_segments_end() const {
-    return shared_segments() + (halves_first ? segments_of_halves() : 0);
-  }
-  KOKKOS_FUNCTION std::int32_t segments() const { return shared_segments() + segments_of_halves(); }
+  KOKKOS_FUNCTION std::int32_t shared_segments_end() const { return is_early ? segments() : shared_segments(); }
 };
 
 /// The nodes that turns begin in: of all stacks of units first the halves' first turns, which most have, and then the second ones.
@@ -136,16 +137,19 @@ struct Place {
 
  private:
   KOKKOS_FUNCTION void find_shared(const Turns& turns, std::int32_t slot) {
-    std::int32_t end = turns.shared_begin() + turns.shared, number = turns.shared_segments_end();
+    const std::int32_t at = slot < turns.front ? slot : slot - turns.slots_of_halves();
+    std::int32_t end = turns.shared, number = turns.shared_segments_end();
+    const auto find = [&](std::int32_t of, std::int32_t begin, std::int32_t member, std::int32_t part_end) {
+      if (at < begin || at >= part_end) return;
+      segment = of;
+      skip = at - begin;
+      left = part_end - at;
+      node = member;
+    };
     const auto enter = [&](std::int32_t member, std::int32_t tokens) {
-      const std::int32_t begin = end - detail::stack_slots(tokens);
-      --number;
-      if (begin <= slot && slot < end) {
-        segment = number;
-        skip = slot - begin;
-        left = end - slot;
-        node = member;
-      }
+      const std::int32_t begin = end - detail::stack_slots(tokens), parted = turns.parted(begin);
+      if (begin + parted < end) find(--number, begin + parted, member, end);
+      if (parted > 0) find(0, 0, member, parted);
       end = begin;
     };
     turns.c.for_each_inner(turns.s, enter);

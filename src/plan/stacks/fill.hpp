@@ -121,9 +121,10 @@ struct FillSegments {
     std::int32_t place = s.before.segments + turns.shared_segments_end(), begin = turns.shared;
     const auto enter = [&](std::int32_t node, std::int32_t tokens) {
       begin -= detail::stack_slots(tokens);
-      const std::int32_t parted = Kokkos::min(turns.parted(begin), tokens);
-      if (parted < tokens) write(--place, node, parted, tokens - parted, node);
-      if (parted > 0) write(s.before.segments, node, 0, parted, parted < tokens ? ~node : node);
+      const std::int32_t parted = turns.parted(begin);
+      const bool is_in_front = parted >= tokens;  // all of it
+      const std::int32_t first = is_in_front ? 0 : parted;
+      write(is_in_front ? s.before.segments : --place, node, first, tokens - first, node);
     };
     c.for_each_inner(s, enter);
     c.for_each_above(s, enter);
@@ -132,6 +133,17 @@ struct FillSegments {
       c.segments[i] = detail::FusedSegment{};
       c.segment_node[i] = kNoNode;
     }
+  }
+
+  /// The part of a stack's topmost node that is in front of early halves. Another thread writes what is behind them.
+  KOKKOS_FUNCTION void front(std::int32_t stack) const {
+    const Turns turns(c, c.totals->nodes.alone + stack);
+    if (!turns.is_early || !turns.s.splits_top()) return;
+    std::int32_t topmost = -1;
+    const auto pass = [&](std::int32_t node, std::int32_t) { topmost = node; };
+    c.for_each_inner(turns.s, pass);
+    c.for_each_above(turns.s, pass);
+    write(turns.s.before.segments, topmost, 0, turns.front, ~topmost);
   }
 
  private:
@@ -213,7 +225,7 @@ struct FillEntries {
 };
 
 /// The kernel: teams 0 .. workers - 1 write their worker's tiles, the next merge_shares() begin and write merge lists, the others
-/// write kShare items each of the rest: segments of nodes and of stacks. Teams wait for some with lower numbers, which a GPU
+/// write kShare items each of the rest: segments of nodes, of stacks, and in front of early halves. Teams wait for some with lower numbers, which a GPU
 /// starts before them.
 /// @tparam kWritesLists  or else they are counted only, and then begun and written by other kernels
 template <bool kWritesLists>
@@ -223,7 +235,7 @@ struct Fill {
   static constexpr std::int32_t kShare = 128;
   Context c;
 
-  KOKKOS_FUNCTION std::int64_t rest() const { return std::int64_t(c.tree.nodes) + c.tree.rows; }
+  KOKKOS_FUNCTION std::int64_t rest() const { return std::int64_t(c.tree.nodes) + 2 * std::int64_t(c.tree.rows); }
   KOKKOS_FUNCTION std::int32_t teams() const {
     return c.workers + c.merge_shares() + std::int32_t(div_up(rest(), std::int64_t(kShare)));
   }
@@ -292,10 +304,13 @@ struct Fill {
   KOKKOS_FUNCTION void fill_segments(const Team& team, std::int32_t number) const {
     const std::int64_t begin = std::int64_t(number) * kShare;
     for (std::int64_t i = begin + team.team_rank(); i < begin + kShare; i += team.team_size()) {
-      if (i < c.tree.nodes)
+      const std::int64_t stack = i - c.tree.nodes, stacks = c.totals->stacks;
+      if (stack < 0)
         FillSegments{c}.node(std::int32_t(i));
-      else if (i - c.tree.nodes < c.totals->stacks)
-        FillSegments{c}.stack(std::int32_t(i - c.tree.nodes));
+      else if (stack < stacks)
+        FillSegments{c}.stack(std::int32_t(stack));
+      else if (c.totals->alternate != 0 && stack < 2 * stacks)
+        FillSegments{c}.front(std::int32_t(stack - stacks));
     }
   }
 };

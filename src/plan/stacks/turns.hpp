@@ -139,21 +139,25 @@ struct Place {
   KOKKOS_FUNCTION void find_shared(const Turns& turns, std::int32_t slot) {
     const std::int32_t at = slot < turns.front ? slot : slot - turns.slots_of_halves();
     std::int32_t end = turns.shared, number = turns.shared_segments_end();
-    const auto find = [&](std::int32_t of, std::int32_t begin, std::int32_t member, std::int32_t part_end) {
-      if (at < begin || at >= part_end) return;
-      segment = of;
-      skip = at - begin;
-      left = part_end - at;
-      node = member;
-    };
+    std::int32_t topmost = -1;
     const auto enter = [&](std::int32_t member, std::int32_t tokens) {
-      const std::int32_t begin = end - detail::stack_slots(tokens), parted = turns.parted(begin);
-      if (begin + parted < end) find(--number, begin + parted, member, end);
-      if (parted > 0) find(0, 0, member, parted);
+      const std::int32_t begin = end - detail::stack_slots(tokens), first = begin + turns.parted(begin);
+      --number;
+      if (first <= at && at < end) {
+        segment = number;
+        skip = at - first;
+        left = end - at;
+        node = member;
+      }
       end = begin;
+      topmost = member;
     };
     turns.c.for_each_inner(turns.s, enter);
     turns.c.for_each_above(turns.s, enter);
+    if (node >= 0) return;
+    skip = at;  // in front of early halves
+    left = turns.front - at;
+    node = topmost;
   }
 };
 
